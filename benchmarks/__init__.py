@@ -1,0 +1,1 @@
+"""What jobsup costs, each figure beside a bare subprocess in the same run."""

@@ -1,0 +1,262 @@
+"""Every word one process says to another: requests and their answers, orders and reports.
+
+A request is one JSON line of at most PIPE_BUF bytes into the job's control
+FIFO; its answer comes back through a FIFO that the client made for it. An
+order, what to start, goes to a new monitor through a socket, and the report,
+what became of it, comes back the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from jobsup._jobdir import FILE_MODE, JobDir
+from jobsup._model import optional
+from jobsup._stopplan import StopPlan
+
+LINE_LIMIT: Final = select.PIPE_BUF
+ANSWER_SECONDS: Final = 10.0
+_REPLY_NAME: Final = re.compile(r"reply\.[0-9a-f]{16}\Z")
+
+
+@attrs.frozen
+class Request:
+    """One thing asked of a monitor; *verb* is one of `VERBS`."""
+
+    verb: str
+    plan: StopPlan | None = optional(StopPlan.of)
+    """For ``stop``: None is the plan the job was started with."""
+    signal: int | None = None
+    reply: str | None = None
+
+    def to_line(self) -> bytes:
+        line = json.dumps(attrs.asdict(self), separators=(",", ":")).encode() + b"\n"
+        if len(line) > LINE_LIMIT:
+            raise ValueError(
+                f"the stop plan is too long: the request has {len(line)} bytes, {LINE_LIMIT} fit"
+            )
+        return line
+
+
+VERBS: Final = ("stop", "signal", "pause", "resume", "close-stdin")
+
+
+def parse_request(line: bytes) -> Request | None:
+    """What `Request.to_line` made; None for anything else, whoever wrote it."""
+    try:
+        request = Request(**json.loads(line))
+        if request.verb not in VERBS:
+            return None
+        if request.verb == "signal" and request.signal not in signal.valid_signals():
+            return None
+        if request.reply is not None and not _REPLY_NAME.match(request.reply):
+            return None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return request
+
+
+@contextmanager
+def _sigpipe_blocked() -> Iterator[None]:
+    """Have a write to a dead reader raise EPIPE also where SIGPIPE would kill the host."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    try:
+        yield
+    except BrokenPipeError:
+        # write(2) sends it to the writing thread: take ours back before unblocking.
+        if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait([signal.SIGPIPE])
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def open_for_write(fifo: Path) -> int | None:
+    """The write end of a FIFO that somebody reads; None if nobody does."""
+    try:
+        # Without O_NONBLOCK, open() waits for a reader: forever, once the
+        # monitor is dead. With it, "no reader" is ENXIO at once.  fifo(7)
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def write_some(fd: int, data: bytes | memoryview, deadline: float | None) -> int:
+    """Write what fits, once something does; 0 when the deadline passed first.
+
+    Raises:
+        BrokenPipeError: Nobody reads any more.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    while poll.poll(_milliseconds(deadline)):
+        try:
+            with _sigpipe_blocked():
+                return os.write(fd, data)
+        except BlockingIOError:
+            # Room, but less than the PIPE_BUF bytes that must go as one.
+            time.sleep(0.001)
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+    return 0
+
+
+def _milliseconds(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+
+
+@attrs.frozen
+class Answer:
+    """What the monitor said; None of both when it died or did not answer in time."""
+
+    heard: bool
+    error: str | None = None
+
+
+def ask(job_dir: JobDir, request: Request, wait: float = ANSWER_SECONDS) -> Answer | None:
+    """Send *request* and wait until the monitor has acted on it; None if no monitor listens."""
+    deadline = time.monotonic() + wait
+    with ExitStack() as on_exit:
+        control = open_for_write(job_dir.control)
+        if control is None:
+            return None
+        on_exit.callback(os.close, control)
+        reply = job_dir.path / f"reply.{os.urandom(8).hex()}"
+        answers = None
+        try:
+            os.mkfifo(reply, FILE_MODE)
+            os.chmod(reply, 0o622)  # root may ask another's monitor; the directory is private
+            on_exit.callback(reply.unlink, missing_ok=True)
+            answers = os.open(reply, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            on_exit.callback(os.close, answers)
+            request = attrs.evolve(request, reply=reply.name)
+        except OSError as error:
+            # A full disk must not keep anybody from cancelling: go unanswered.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
+                raise
+        try:
+            if not write_some(control, request.to_line(), deadline):
+                return Answer(heard=False)
+        except BrokenPipeError:
+            return None
+        return Answer(heard=False) if answers is None else _answer(control, answers, deadline)
+
+
+def _answer(control: int, answers: int, deadline: float) -> Answer | None:
+    poll = select.poll()
+    poll.register(answers, select.POLLIN)
+    poll.register(control, 0)  # POLLERR comes unasked: the monitor is gone
+    for fd, _ in poll.poll(_milliseconds(deadline)):
+        if fd == answers and (line := os.read(answers, LINE_LIMIT)):
+            return Answer(heard=True, error=json.loads(line)["error"])
+    ready = poll.poll(0)
+    return None if any(fd == control for fd, _ in ready) else Answer(heard=False)
+
+
+def answer(job_dir: JobDir, request: Request, error: str | None) -> None:
+    """Tell the client that its request was acted on, if it still listens."""
+    if request.reply is None:
+        return
+    try:
+        fd = open_for_write(job_dir.path / request.reply)
+        if fd is None:
+            return
+        try:
+            os.write(fd, json.dumps({"error": error}).encode()[:LINE_LIMIT])
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # the client is gone, or planted something: its loss
+
+
+class RequestReader:
+    """The monitor's end of the control FIFO."""
+
+    def __init__(self, job_dir: JobDir) -> None:
+        self.fd = os.open(job_dir.control, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # A writer of our own, or poll(2) would report a hang-up for ever
+        # after the first client has gone.  fifo(7)
+        self._own_writer = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._partial = b""
+
+    def read(self, reject: Callable[[bytes], None]) -> list[Request]:
+        """The requests that have come, a bounded number; *reject* is told of garbage."""
+        try:
+            data = self._partial + os.read(self.fd, 16 * LINE_LIMIT)
+        except BlockingIOError:
+            return []
+        *lines, self._partial = data.split(b"\n")
+        if len(self._partial) > LINE_LIMIT:
+            reject(self._partial)
+            self._partial = b""
+        requests = []
+        for line in lines:
+            request = parse_request(line)
+            if request:
+                requests.append(request)
+            else:
+                reject(line)
+        return requests
+
+
+@attrs.frozen
+class Order:
+    """What a new monitor is to do, handed over in memory."""
+
+    root: str
+    job_id: str
+    verb: str
+    """``start`` or ``adopt``."""
+    spec: dict[str, Any] | None = None
+    environment: dict[str, str] | None = None
+    """The command's, whole. Never written to disk."""
+    stdin_fd: int | None = None
+    enters_cwd: bool = True
+    """False: the command stays where the starter is, which `JobSpec.cwd` only names."""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(attrs.asdict(self, recurse=False)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Order:
+        return cls(**json.loads(data))
+
+
+@attrs.frozen
+class Report:
+    """What became of an order: done, or at which stage which system error forbade it."""
+
+    stage: str | None = None
+    subject: str = ""
+    errno: int | None = None
+    reason: str = ""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(attrs.asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Report | None:
+        """The report, None if *data* ends without one."""
+        try:
+            return cls(**json.loads(data.splitlines()[-1]))
+        except (ValueError, TypeError, IndexError):
+            return None

@@ -1,0 +1,102 @@
+"""The monitor's bookkeeping: the record it alone writes, the feed, and its log."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from jobsup import _events
+from jobsup._jobdir import FILE_MODE, JobDir
+from jobsup._lifecycle import ENDED, Event, advance
+from jobsup._model import JobRecord, Survivor, now
+from jobsup._outputcap import OutputCap
+
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_LOG_BYTES: Final = 64 * 1024
+_FINAL_SECONDS: Final = 60.0
+"""How long the final record is tried on a disk that refuses it."""
+
+
+class Ledger:
+    """A job's record, in memory ahead of the disk where the disk refuses it."""
+
+    def __init__(self, job_dir: JobDir, record: JobRecord, caps: list[OutputCap]) -> None:
+        self.record = record
+        self._job_dir = job_dir
+        self._caps = caps
+
+    @property
+    def has_ended(self) -> bool:
+        return self.record.state is ENDED
+
+    def apply(self, event: Event) -> None:
+        """Advance the record, write it, and tell the feed; the last one is written for good."""
+        self.record = advance(self.record, event)
+        log(self._job_dir, f"{type(event).__name__}: {self.record.state.value}")
+        self._save()
+        with suppress(OSError):  # the feed may lose a line to a full disk
+            _events.append(self._job_dir.store.events, self.record, now())
+
+    def name(self, survivors: tuple[Survivor, ...]) -> None:
+        """Say who lives on: could not be killed so far, or is waited for.
+
+        An adopter begins with these, and may not find all of them otherwise.
+        """
+        known = {(each.pid, each.token, each.errno) for each in self.record.survivors}
+        if known != {(each.pid, each.token, each.errno) for each in survivors}:
+            self.record = attrs.evolve(self.record, survivors=survivors)
+            log(self._job_dir, f"alive: {', '.join(map(str, survivors))}")
+            self._save()
+
+    def _save(self) -> None:
+        self._add_output()
+        if self.has_ended:
+            self._save_final()
+            return
+        try:
+            self._job_dir.write_record(self.record)
+        except OSError as error:  # we still know; the next change, or the final record, tells
+            log(self._job_dir, f"cannot write the record: {error}")
+
+    def _add_output(self) -> None:
+        for cap in self._caps:
+            cap.trim()
+        refusals = sorted({cap.refusal for cap in self._caps if cap.refusal})
+        with suppress(OSError):
+            files = (self._job_dir.output, self._job_dir.stderr)
+            self.record = attrs.evolve(
+                self.record,
+                output_bytes=sum(os.stat(file).st_size for file in files if file.exists()),
+                output_lost_bytes=sum(cap.lost_bytes for cap in self._caps),
+                note="; ".join(refusals) or self.record.note,
+            )
+
+    def _save_final(self) -> None:
+        """The last word.  On a disk that refuses it, hold the lock and try again for a while."""
+        deadline = time.monotonic() + _FINAL_SECONDS
+        while True:
+            try:
+                self._job_dir.write_final_record(self.record)
+                return
+            except OSError as error:
+                log(self._job_dir, f"cannot write the final record: {error}")
+                # ENOENT: somebody deleted the directory; there is nobody left to tell.
+                if error.errno == errno.ENOENT or time.monotonic() > deadline:
+                    raise
+            time.sleep(1.0)
+
+
+def log(job_dir: JobDir, text: str) -> None:
+    """Say why, for people; bounded, and never in the way."""
+    with suppress(OSError):
+        fd = os.open(job_dir.log, _APPEND, FILE_MODE)
+        try:
+            if os.fstat(fd).st_size < _LOG_BYTES:
+                os.write(fd, f"{now().isoformat()} {text}\n".encode())
+        finally:
+            os.close(fd)

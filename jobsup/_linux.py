@@ -1,0 +1,307 @@
+"""What jobsup needs of Linux and Python's standard library does not name."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Iterator
+
+NAME = "linux"
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NAME = 15
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+
+# struct pidfd_info, first published size, and its ioctl.  linux/pidfd.h
+_PIDFD_INFO = struct.Struct("=QQ11Ii")
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
+
+WALL = 0x40000000
+"""__WALL of waitpid(2): children of every clone(2) flavour."""
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> bool:
+    """Have orphaned descendants re-parented to this process.  PR_SET_CHILD_SUBREAPER(2const)"""
+    return bool(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def obstacle() -> str | None:
+    """Why processes cannot be told apart here; None where they can."""
+    # Numbers read from another namespace's /proc, used in ours, name others.
+    if os.readlink("/proc/self") != str(os.getpid()):
+        return "/proc is that of another pid namespace; mount one for this"
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        return "the kernel does not list a process's children (CONFIG_PROC_CHILDREN)"
+    return None
+
+
+def name_process(name: str) -> None:
+    """What ps(1) shows as the command's name, 15 bytes of it.  PR_SET_NAME(2const)"""
+    _libc().prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give back the blocks of a byte range; size and offsets stay.  fallocate(2)
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system cannot.
+    """
+    libc = _libc()
+    result = libc.fallocate(
+        ctypes.c_int(fd),
+        ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE),
+        ctypes.c_int64(offset),
+        ctypes.c_int64(length),
+    )
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def reserve(fd: int, size: int) -> None:
+    """Allocate a file's first blocks.  posix_fallocate(3)"""
+    os.posix_fallocate(fd, 0, size)
+
+
+def sync_data(fd: int) -> None:
+    """Have the data survive a power cut.  fdatasync(2)"""
+    os.fdatasync(fd)
+
+
+def _domain() -> str:
+    """The boot and the pid namespace within which a pid and a start time mean something."""
+    return f"{_boot_id()}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+@functools.cache
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def moved_since(token: str) -> str | None:
+    """Why no process of *token*'s world can be looked up here: reboot, pid-namespace, or None."""
+    boot, _, rest = token.partition(":")
+    if boot != _boot_id():
+        return "reboot"
+    return None if rest.startswith(_domain().partition(":")[2] + ":") else "pid-namespace"
+
+
+class ProcessHandle:
+    """A process held by a pidfd: whatever becomes of its number, this stays the same process."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises ProcessLookupError if there is no process *pid*."""
+        self.pid = pid
+        try:
+            self._fd = os.pidfd_open(pid)
+        except OSError as error:
+            # EINVAL: a thread's id, not a process's; ENOENT says so since Linux 6.15.
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+            raise
+
+    def token(self) -> str | None:
+        """The start token, None if the process was reaped in the meantime."""
+        row = ProcessRow.read(self.pid)
+        # Read after the pidfd was opened: if our process was reaped before the
+        # read, the row may be a successor's, but then so is the exit here.
+        if row is None or self._reaped():
+            return None
+        return f"{_domain()}:{row.start_ticks}:{os.fstat(self._fd).st_ino}"
+
+    def _reaped(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self._fd, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def fileno(self) -> int | None:
+        """A descriptor that turns readable when the process exits.  pidfd_open(2)"""
+        return self._fd
+
+    def exited(self) -> bool:
+        """Whether it is over, as a zombie too; a leader whose threads live on is not."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def send(self, signum: int) -> None:
+        """Raises ProcessLookupError or PermissionError as kill(2) does."""
+        signal.pidfd_send_signal(self._fd, signum)
+
+    def send_to_group(self, signum: int) -> None:
+        """Signal the process's group.  pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP
+
+        Raises:
+            OSError: EINVAL before Linux 6.9.
+        """
+        signal.pidfd_send_signal(self._fd, signum, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+
+    def exit_status(self) -> int | None:
+        """The wait status of an exited process, its parent or not; None if nobody can tell.
+
+        PIDFD_GET_INFO keeps it after the process was reaped, since Linux 6.15.
+        While it is a zombie, field 52 of proc_pid_stat(5) has it.
+        """
+        row = ProcessRow.read(self.pid)
+        if row is not None and row.state == "Z" and not self._reaped():
+            return row.exit_status if _may_inspect(self.pid) else None
+        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+        try:
+            fcntl.ioctl(self._fd, _PIDFD_GET_INFO, info)
+        except OSError:  # ENOTTY before 6.13, ESRCH up to 6.14
+            return None
+        mask, *_, status = _PIDFD_INFO.unpack(info)
+        return status if mask & _PIDFD_INFO_EXIT else None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> ProcessHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _may_inspect(pid: int) -> bool:
+    """Whether the kernel shows us field 52; to others it shows 0.  ptrace(2), access mode"""
+    if os.geteuid() == 0:
+        return True
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        uids, gids = fields["Uid"].split()[:3], fields["Gid"].split()[:3]
+    except (OSError, KeyError):
+        return False
+    return set(uids) == {str(os.getuid())} and set(gids) == {str(os.getgid())}
+
+
+class ProcessRow:
+    """What proc_pid_stat(5) says of one process."""
+
+    __slots__ = (
+        "command",
+        "exit_status",
+        "group",
+        "parent",
+        "pid",
+        "session",
+        "start_ticks",
+        "state",
+        "threads",
+    )
+
+    def __init__(self, pid: int, text: str) -> None:
+        # The command may hold any character, so look for the last bracket.
+        head, _, tail = text.rpartition(")")
+        fields = tail.split()
+        self.pid = pid
+        self.command = head.partition("(")[2]
+        self.state = fields[0]
+        self.parent = int(fields[1])
+        self.group = int(fields[2])
+        self.session = int(fields[3])
+        self.threads = int(fields[17])
+        self.start_ticks = int(fields[19])
+        self.exit_status = int(fields[49])
+
+    @classmethod
+    def read(cls, pid: int) -> ProcessRow | None:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                return cls(pid, file.read().decode("utf-8", "replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    @classmethod
+    def group_of(cls, pid: int) -> int | None:
+        row = cls.read(pid)
+        return row.group if row else None
+
+    @property
+    def is_zombie(self) -> bool:
+        """Whether all of it is over: a leader may have ended before its other threads."""
+        return self.state in "ZX" and self.threads <= 1
+
+
+def processes() -> Iterator[ProcessRow]:
+    """Every process in sight, kernel threads apart; the youngest first, which may not live long."""
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
+        if (row := ProcessRow.read(pid)) and 2 not in (pid, row.parent):
+            yield row
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children, zombies among them.  proc_pid_task_tid_children(5)
+
+    Complete for this process' own children as long as nobody else reaps or
+    forks in it, which holds in a single-threaded monitor.
+    """
+    words = (
+        word
+        for thread in _threads_of(pid)
+        for word in _read(f"/proc/{pid}/task/{thread}/children").split()
+    )
+    # 0 is a child that our pid namespace cannot name.
+    return [child for child in map(int, words) if child]
+
+
+def environ_of(pid: int) -> bytes:
+    """The environment it was exec'd with; empty if we may not look or it is in mid-exec."""
+    # A leader that ended before its other threads has none, but they do.
+    return _read(f"/proc/{pid}/environ") or next(
+        filter(None, (_read(f"/proc/{pid}/task/{tid}/environ") for tid in _threads_of(pid))), b""
+    )
+
+
+def _threads_of(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _read(path: str) -> bytes:
+    """What a file of a process says; nothing if it is gone, or none of ours."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def owner_of(pid: int) -> int:
+    """The effective user id of a process, -1 if it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def age_of(pid: int) -> float:
+    """Seconds since the process started, whatever was done to the clock meanwhile."""
+    row = ProcessRow.read(pid)
+    if row is None:
+        return 0.0
+    # Field 22 counts from boot and through suspend, as this clock does.  time_namespaces(7) aside.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - row.start_ticks / os.sysconf("SC_CLK_TCK")

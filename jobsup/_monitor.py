@@ -1,0 +1,281 @@
+"""The monitor: one small process per job. Events in, signals and records out.
+
+Imported by nobody on the host side.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from jobsup import _control
+from jobsup._birth import Supervised
+from jobsup._control import Request
+from jobsup._identity import open_process
+from jobsup._ladder import Ladder
+from jobsup._ledger import Ledger, log
+from jobsup._lifecycle import (
+    STOPPING,
+    CommandDetached,
+    CommandExited,
+    Event,
+    Paused,
+    Resumed,
+    StopRequested,
+    TreeEmptied,
+    TreeReleased,
+)
+from jobsup._model import StopCause, now
+from jobsup._outputcap import OutputCap
+from jobsup._platform import ProcessHandle, age_of
+from jobsup._spec import Leftovers, Lifetime, OnOutputLimit
+from jobsup._stopplan import StopPlan, signal_name
+from jobsup._tree import Exit
+
+_NAP_SECONDS: Final = (0.0005, 0.02)
+"""Between two passes of force: the first, then doubling up to the last."""
+_OWNER_SECONDS: Final = 0.5
+"""Between two looks at an owner that wakes nobody when it exits."""
+_NAMING_SECONDS: Final = 2.0
+"""After this long of force the survivors are named, and tried once a second."""
+
+
+class Monitor:
+    """Supervises one job until its record is final."""
+
+    def __init__(self, job: Supervised, wakeup: int) -> None:
+        self._job = job
+        self._job_dir = job.job_dir
+        self._caps = self._open_caps()
+        self._ledger = Ledger(job.job_dir, job.record, self._caps)
+        self._tree = job.tree
+        self._stdin_writer = job.stdin_writer
+        self._exited = job.record.command_exited
+        self._ladder: Ladder | None = None
+        self._nap = _NAP_SECONDS[0]
+        self._forcing_since: float | None = None
+        self._deadlines: dict[Callable[[float], None], float] = {}
+        self._selector = selectors.DefaultSelector()
+        self._listen(wakeup, lambda: self._on_signals(wakeup))
+        self._listen(job.requests.fd, self._on_requests)
+        command = job.tree.fileno()
+        if command is not None:
+            self._listen(command, lambda: self._selector.unregister(command))
+        self._arm()
+
+    # -- set-up --------------------------------------------------------------
+
+    def _listen(self, fd: int, act: Callable[[], object]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, act)
+
+    def _open_caps(self) -> list[OutputCap]:
+        spec = self._job.spec
+        if spec.output_limit is None:
+            return []
+        files = [self._job_dir.output, self._job_dir.stderr][: 1 + spec.separate_stderr]
+        share = spec.output_limit // len(files)
+        return [OutputCap(file, share, time.monotonic()) for file in files]
+
+    def _arm(self) -> None:
+        spec = self._job.spec
+        started = time.monotonic()
+        command = self._ledger.record.command
+        if self._ledger.record.adoptions and command:
+            started -= age_of(command.pid)
+        if spec.timeout is not None:
+            self._deadlines[self._on_timeout] = started + spec.timeout
+        if self._caps:
+            self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
+        if spec.lifetime is Lifetime.OWNER and spec.owner:
+            owner = open_process(spec.owner)
+            if owner is None or owner.exited():
+                self._stop(StopCause.OWNER_DIED)
+            elif (fd := owner.fileno()) is not None:
+                self._listen(fd, partial(self._on_owner_exit, fd))
+            else:
+                self._look_at_owner(owner, time.monotonic())
+        if self._ledger.record.state is STOPPING:
+            self._begin_ladder(spec.stop)
+
+    # -- the loop ------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the job has ended."""
+        self._look()
+        while not self._ledger.has_ended:
+            now = time.monotonic()
+            wait = min(self._deadlines.values(), default=None)
+            ready = self._selector.select(None if wait is None else max(0.0, wait - now))
+            # Deaths first: a command that ended before a stop reached it
+            # keeps its own outcome.
+            self._look()
+            for key, _ in ready:
+                if not self._ledger.has_ended:
+                    key.data()
+            self._keep_time()
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        for act, at in list(self._deadlines.items()):
+            if at <= now and not self._ledger.has_ended:
+                del self._deadlines[act]
+                act(now)
+
+    def _look(self) -> None:
+        """See who died, and draw the consequences."""
+        if self._ledger.has_ended:
+            return
+        exit = None if self._exited else self._tree.peek()
+        if exit:
+            self._exited = True
+            self._ledger.apply(self._end_of_command(exit))
+        if self._tree.collect():
+            self._end()
+            return
+        if self._exited:
+            self._sweep()
+        if (pause := self._tree.look_seconds()) is not None:
+            self._deadlines[self._on_look] = time.monotonic() + pause
+
+    def _end_of_command(self, exit: Exit) -> Event:
+        stopped = self._ledger.record.stop_cause is not None
+        if stopped or self._job.spec.leftovers is not Leftovers.WAIT:
+            return CommandExited(exit.exit_code, exit.signal)
+        return CommandDetached(exit.exit_code, exit.signal, self._tree.survivors())
+
+    def _sweep(self) -> None:
+        """The command is over, others live on."""
+        leftovers = self._job.spec.leftovers
+        if self._ladder or self._ledger.record.stop_cause:
+            return
+        if leftovers is Leftovers.WAIT:
+            self._ledger.name(self._tree.survivors())
+        elif leftovers is Leftovers.LEAVE:
+            left = self._tree.survivors()
+            self._ledger.apply(TreeReleased(now(), left, self._tree.usage()))
+        else:
+            self._begin_ladder(self._job.spec.stop)
+
+    def _end(self) -> None:
+        self._ledger.apply(TreeEmptied(now(), self._tree.proves, self._tree.usage()))
+
+    # -- what happens --------------------------------------------------------
+
+    def _on_signals(self, wakeup: int) -> None:
+        if signal.SIGTERM in os.read(wakeup, 4096):
+            self._stop(StopCause.CANCEL)
+
+    def _on_requests(self) -> None:
+        for request in self._job.requests.read(self._reject):
+            if self._ledger.has_ended:
+                return  # the client sees our end of the FIFO close
+            error = self._act_on(request)
+            log(self._job_dir, f"request {request.verb}: {error or 'done'}")
+            _control.answer(self._job_dir, request, error)
+
+    def _reject(self, line: bytes) -> None:
+        log(self._job_dir, f"rejected a request that makes no sense: {line[:80]!r}")
+
+    def _act_on(self, request: Request) -> str | None:
+        """Do it; what is wrong with it otherwise."""
+        if request.verb == "stop":
+            self._stop(StopCause.CANCEL, request.plan)
+        elif request.verb == "close-stdin":
+            self._close_stdin()
+        elif request.verb == "pause" or request.signal == signal.SIGSTOP:
+            if self._ledger.record.state is STOPPING:
+                return "the job is being stopped"
+            self._tree.pause()
+            self._ledger.apply(Paused())
+        elif request.verb == "resume" or request.signal == signal.SIGCONT:
+            self._tree.send(signal.SIGCONT)
+            if self._ledger.record.state is not STOPPING:
+                self._ledger.apply(Resumed())
+        elif request.signal is not None:
+            self._tree.send(request.signal)
+        return None
+
+    def _close_stdin(self) -> None:
+        if self._stdin_writer is not None:
+            os.close(self._stdin_writer)
+            self._stdin_writer = None
+            with suppress(OSError):  # so that a later writer learns that it is closed
+                self._job_dir.stdin.unlink()
+
+    def _on_owner_exit(self, fd: int) -> None:
+        self._selector.unregister(fd)
+        self._stop(StopCause.OWNER_DIED)
+
+    def _look_at_owner(self, owner: ProcessHandle, now: float) -> None:
+        """Where nothing turns readable when the owner exits."""
+        if owner.exited():
+            self._stop(StopCause.OWNER_DIED)
+        else:
+            self._deadlines[partial(self._look_at_owner, owner)] = now + _OWNER_SECONDS
+
+    def _on_timeout(self, _: float) -> None:
+        self._stop(StopCause.TIMEOUT)
+
+    def _on_look(self, _: float) -> None:
+        self._look()
+
+    def _on_cap(self, now: float) -> None:
+        limit = self._job.spec.output_limit
+        size = sum(cap.tick(now) for cap in self._caps)
+        if self._job.spec.on_output_limit is OnOutputLimit.KILL and limit and size > limit:
+            self._stop(StopCause.OUTPUT_LIMIT)
+        self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
+
+    # -- stopping ------------------------------------------------------------
+
+    def _stop(self, cause: StopCause, plan: StopPlan | None = None) -> None:
+        """Begin the stop plan, or shorten the one under way."""
+        self._look()
+        if self._ledger.has_ended:
+            return
+        if not self._ledger.record.stop_cause and self._ledger.record.state is not STOPPING:
+            self._ledger.apply(StopRequested(cause))
+        if self._ladder is None:
+            self._begin_ladder(plan or self._job.spec.stop)
+        elif plan is not None:
+            self._ladder.shorten(plan, time.monotonic())
+            self._climb(time.monotonic())
+
+    def _begin_ladder(self, plan: StopPlan) -> None:
+        self._ladder = Ladder(plan, time.monotonic())
+        self._climb(time.monotonic())
+
+    def _climb(self, now: float) -> None:
+        """Take the steps of the plan that are due."""
+        assert self._ladder is not None
+        if self._ladder.is_forcing:
+            return
+        while step := self._ladder.take(now):
+            log(self._job_dir, f"sending {signal_name(step.signal)}, then {step.grace:g} s")
+            if self._ladder.is_forcing:
+                self._deadlines.pop(self._climb, None)
+                self._forcing_since = now
+                self._force(now)
+                return
+            self._tree.send(step.signal)
+            # A stopped process acts on no signal but SIGKILL.  signal(7)
+            self._tree.send(signal.SIGCONT)
+        self._deadlines[self._climb] = self._ladder.next_at
+
+    def _force(self, now: float) -> None:
+        assert self._forcing_since is not None
+        self._tree.force()
+        self._look()
+        if self._ledger.has_ended:
+            return
+        self._nap = min(self._nap * 2, _NAP_SECONDS[1])
+        if now - self._forcing_since > _NAMING_SECONDS:
+            self._nap = 1.0
+            self._ledger.name(self._tree.survivors())
+        self._deadlines[self._force] = now + self._nap

@@ -1,0 +1,88 @@
+"""Keep the output within its limit by giving back blocks from its middle."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+from jobsup._platform import punch_hole
+
+HEAD_BYTES: Final = 1 << 20
+_RACING_SECONDS: Final = 0.02
+_SILENT_SECONDS: Final = 5.0
+
+
+class OutputCap:
+    """One output file. It may overshoot by what is written between two ticks."""
+
+    def __init__(self, path: Path, limit: int, now: float) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        status = os.fstat(self._fd)
+        self._block = max(4096, status.st_blksize)
+        self._head = _round_up(min(HEAD_BYTES, limit // 4), self._block)
+        self._limit = limit
+        self._tick = _RACING_SECONDS
+        self._ticked_at = now
+        self._size = status.st_size
+        self._trimmed_to = self._find_trimmed()
+        self.next_at = now + self._tick
+        self.refusal: str | None = None
+        """Why no hole can be made here."""
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    @property
+    def lost_bytes(self) -> int:
+        return max(0, min(self._trimmed_to, self.size) - self._head)
+
+    def tick(self, now: float) -> int:
+        """Trim if need be, set `next_at`, and return the size."""
+        size = self.size
+        grown = size - self._size
+        if grown < 0:  # the command truncated it, and the blocks are gone
+            self._trimmed_to = self._head
+        elapsed = max(now - self._ticked_at, 1e-3)
+        self._size, self._ticked_at = size, now
+        if grown > 0:
+            # Half the time in which the room left fills up at this pace.
+            room = max(0, self._limit - (size - self.lost_bytes))
+            self._tick = min(self._tick * 2, room * elapsed / grown / 2)
+        else:
+            self._tick *= 2
+        self._tick = min(max(self._tick, _RACING_SECONDS), _SILENT_SECONDS)
+        self.next_at = now + self._tick
+        self.trim()
+        return size
+
+    def trim(self) -> None:
+        """Give back what is between the head and the newest rest."""
+        until = (self.size - self._limit + self._head) // self._block * self._block
+        if until <= self._trimmed_to or self.refusal:
+            return
+        try:
+            punch_hole(self._fd, self._trimmed_to, until - self._trimmed_to)
+            self._trimmed_to = until
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
+                self.refusal = f"the output cannot be trimmed on this file system: {error.strerror}"
+
+    def _find_trimmed(self) -> int:
+        """Where an earlier monitor of the job stopped trimming.  lseek(2), SEEK_DATA"""
+        if self._size <= self._head:
+            return self._head
+        try:
+            return max(self._head, os.lseek(self._fd, self._head, os.SEEK_DATA))
+        except OSError as error:
+            return (
+                self._size // self._block * self._block
+                if error.errno == errno.ENXIO
+                else self._head
+            )
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

@@ -1,0 +1,83 @@
+"""What differs between systems, chosen once at import; nobody else asks `sys.platform`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+if sys.platform == "win32":
+    raise ImportError("jobsup needs a POSIX system: Linux, or with weaker promises macOS")
+
+PORTABLE: Final = "JOBSUP_PORTABLE"
+"""Set in the environment, it forces the portable path on Linux: for tests of that path."""
+
+
+def _has_pidfd() -> bool:
+    """Since Linux 5.3, and unless a container's seccomp filter forbids it.  pidfd_open(2)"""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        return getattr(error, "errno", errno.ENOSYS) not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) and _has_pidfd()):
+    from jobsup._linux import (
+        NAME,
+        WALL,
+        ProcessHandle,
+        ProcessRow,
+        age_of,
+        become_subreaper,
+        children_of,
+        environ_of,
+        moved_since,
+        name_process,
+        obstacle,
+        owner_of,
+        processes,
+        punch_hole,
+        reserve,
+        sync_data,
+    )
+else:
+    from jobsup._portable import (
+        NAME,
+        WALL,
+        ProcessHandle,
+        ProcessRow,
+        age_of,
+        become_subreaper,
+        children_of,
+        environ_of,
+        moved_since,
+        name_process,
+        obstacle,
+        owner_of,
+        processes,
+        punch_hole,
+        reserve,
+        sync_data,
+    )
+
+__all__ = [
+    "NAME",
+    "PORTABLE",
+    "WALL",
+    "ProcessHandle",
+    "ProcessRow",
+    "age_of",
+    "become_subreaper",
+    "children_of",
+    "environ_of",
+    "moved_since",
+    "name_process",
+    "obstacle",
+    "owner_of",
+    "processes",
+    "punch_hole",
+    "reserve",
+    "sync_data",
+]

@@ -1,0 +1,171 @@
+"""What was asked for: `JobSpec`, and the checks of every argument. No I/O."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import attrs
+
+from jobsup._stopplan import DEFAULT_STOP, ProcessIdentity, StopPlan, seconds
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+DEFAULT_OUTPUT_LIMIT: Final = 1 << 30
+MIN_OUTPUT_LIMIT: Final = 64 * 1024
+"""Holes are whole blocks of a file system, so less could not be kept."""
+
+
+class Choice(enum.Enum):
+    """An enum whose error says what was to be chosen from."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        what = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        words = ", ".join(repr(member.value) for member in cls)
+        raise ValueError(f"{what} must be one of {words}, not {value!r}")
+
+
+class Leftovers(Choice):
+    """What becomes of descendants that outlive a command which exited by itself."""
+
+    KILL = "kill"
+    WAIT = "wait"
+    LEAVE = "leave"
+
+
+class Lifetime(Choice):
+    """Whether the job outlives the process that started it."""
+
+    PERSIST = "persist"
+    OWNER = "owner"
+
+
+class OnOutputLimit(Choice):
+    """What happens when the output outgrows its limit."""
+
+    TRIM = "trim"
+    KILL = "kill"
+
+
+class Stdin(Choice):
+    """Where the command's standard input comes from."""
+
+    NULL = "null"
+    DATA = "data"
+    FILE = "file"
+    FIFO = "fifo"
+
+
+def passable(what: str, *values: str) -> None:
+    """Check that a system call can take the values; ValueError otherwise."""
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{what} must be text, not {value!r}")
+        if "\0" in value:
+            raise ValueError(f"{what} contains a NUL byte, which no system call takes: {value!r}")
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} cannot be encoded for the system: {value!r}") from None
+
+
+def _argv(value: Sequence[Any]) -> tuple[str, ...]:
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"argv must be a list of strings, not the single string {value!r}; "
+            'use ["program", "argument"] or ["bash", "-c", ...] for shell text'
+        )
+    try:
+        words = tuple(os.fsdecode(word) for word in value)
+    except TypeError as error:
+        raise TypeError(f"argv must be a list of strings: {error}") from None
+    if not words or not words[0]:
+        raise ValueError("argv is empty; its first word is the program to run")
+    passable("argv", *words)
+    return words
+
+
+def _labels(value: Mapping[str, str]) -> dict[str, str]:
+    labels = dict(value)
+    for key, text in labels.items():
+        if not isinstance(key, str) or not isinstance(text, str) or not key or "=" in key:
+            raise ValueError(
+                f"a label is a non-empty string without '=' and a string, not {key!r}: {text!r}"
+            )
+    if sum(len(key) + len(text) for key, text in labels.items()) > 4096:
+        raise ValueError("labels are longer than 4096 characters together")
+    return labels
+
+
+def _env_names(value: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(value)
+    for name in names:
+        if not isinstance(name, str) or not name or "=" in name:
+            raise ValueError(
+                f"an environment variable's name is non-empty and has no '=', not {name!r}"
+            )
+    passable("an environment variable's name", *names)
+    return names
+
+
+def _limit(value: int | None) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= MIN_OUTPUT_LIMIT):
+        raise ValueError(
+            f"output_limit must be None or a whole number of bytes >= {MIN_OUTPUT_LIMIT}, "
+            f"not {value!r}"
+        )
+    return value
+
+
+def _plan(value: object) -> StopPlan:
+    return StopPlan.of(value)
+
+
+def _owner(value: object) -> ProcessIdentity | None:
+    return None if value is None else ProcessIdentity.of(value)
+
+
+@attrs.frozen
+class JobSpec:
+    """What was asked for, as `spec.json` keeps it. Seconds are float, sizes bytes.
+
+    Raises:
+        ValueError, TypeError: A field is wrong; the message says which and why.
+    """
+
+    argv: tuple[str, ...] = attrs.field(converter=_argv)
+    name: str | None = None
+    cwd: str | None = None
+    """The command's working directory; None where the starter's own has no name."""
+    env_names: tuple[str, ...] = attrs.field(default=(), converter=_env_names)
+    """Names of the overridden variables. Their values are kept nowhere."""
+    clean_env: bool = False
+    stdin: Stdin = attrs.field(default=Stdin.NULL, converter=Stdin)
+    separate_stderr: bool = False
+    timeout: float | None = None
+    stop: StopPlan = attrs.field(default=DEFAULT_STOP, converter=_plan)
+    lifetime: Lifetime = attrs.field(default=Lifetime.PERSIST, converter=Lifetime)
+    leftovers: Leftovers = attrs.field(default=Leftovers.KILL, converter=Leftovers)
+    output_limit: int | None = attrs.field(default=DEFAULT_OUTPUT_LIMIT, converter=_limit)
+    on_output_limit: OnOutputLimit = attrs.field(
+        default=OnOutputLimit.TRIM, converter=OnOutputLimit
+    )
+    labels: Mapping[str, str] = attrs.field(factory=dict, converter=_labels)
+    owner: ProcessIdentity | None = attrs.field(default=None, converter=_owner)
+    """Whose end ends the job, for ``lifetime="owner"``."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.name is not None and not (isinstance(self.name, str) and NAME.match(self.name)):
+            raise ValueError(
+                f"a job's name is 1 to 64 letters, digits, dots, dashes and underscores and "
+                f"begins with a letter or digit, not {self.name!r}"
+            )
+        if self.timeout is not None:
+            seconds(self.timeout, "timeout")
+        if self.cwd is not None:
+            passable("cwd", self.cwd)

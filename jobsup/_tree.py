@@ -1,0 +1,219 @@
+"""Ask, force, prove: the tree of a command whose monitor is its subreaper.
+
+Every orphan below us becomes our child, so the tree drains through us, and
+ECHILD proves that it is empty.  PR_SET_CHILD_SUBREAPER(2const), wait(2)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import attrs
+
+from jobsup._identity import (
+    identify_child,
+    identify_self,
+    send_to_child,
+    send_to_group_of,
+    send_verified,
+)
+from jobsup._model import Survivor, Usage
+from jobsup._platform import WALL, ProcessHandle, ProcessRow, children_of, owner_of
+from jobsup._stopplan import ProcessIdentity
+
+REAP_LIMIT: Final = 512
+"""Children reaped per pass, so that a fork storm cannot keep us from killing."""
+MAX_SURVIVORS: Final = 20
+_PAUSE_PASSES: Final = 20
+_LOOK_SECONDS: Final = 0.1
+
+
+@attrs.frozen
+class Exit:
+    """How a process ended. Neither is known where nobody could learn it."""
+
+    exit_code: int | None
+    signal: int | None
+
+    @classmethod
+    def of_status(cls, status: int) -> Exit:
+        """Of a wait status.  wait(2)"""
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status))
+        return cls(os.WEXITSTATUS(status), None)
+
+
+class Tree(Protocol):
+    """What a monitor does with the processes of its job."""
+
+    proves: bool
+    """Whether `is_empty` is the kernel's word, or only that nothing was found."""
+
+    def peek(self) -> Exit | None:
+        """How the command ended, once, before its zombie is gone; None while it lives."""
+
+    def collect(self) -> bool:
+        """Reap what is dead, a bounded number; True when nothing is left."""
+
+    def send(self, signum: int) -> None:
+        """One signal to every process, once."""
+
+    def pause(self) -> None:
+        """SIGSTOP to every process, until none is found that was not sent one."""
+
+    def force(self) -> None:
+        """One pass of SIGKILL over what can be reached now."""
+
+    def survivors(self) -> tuple[Survivor, ...]:
+        """What is alive, named."""
+
+    def usage(self) -> Usage | None:
+        """What the reaped processes took."""
+
+    def fileno(self) -> int | None:
+        """What turns readable when the command ends, besides SIGCHLD."""
+
+    def look_seconds(self) -> float | None:
+        """When to look again; None where something wakes us."""
+
+
+class OwnTree:
+    """The tree below this process: the command is our child, the rest our descendants."""
+
+    proves = True
+
+    def __init__(self, command: int) -> None:
+        self._command = command
+        self._peeked = False
+        self._reaped = False
+        self._cpu_seconds = 0.0
+        self._peak_rss_bytes = 0
+
+    def fileno(self) -> None:
+        return None  # SIGCHLD tells
+
+    def look_seconds(self) -> None:
+        return None
+
+    def peek(self) -> Exit | None:
+        if self._peeked:
+            return None
+        # WNOWAIT leaves the zombie: whoever kills us between here and the
+        # record's rename leaves the exit status where an adopter finds it.
+        seen = os.waitid(os.P_PID, self._command, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if seen is None:
+            return None
+        self._peeked = True
+        if seen.si_code == os.CLD_EXITED:
+            return Exit(seen.si_status, None)
+        return Exit(None, seen.si_status)
+
+    def collect(self) -> bool:
+        return self._reap(spare_command=not self._peeked)
+
+    def _reap(self, *, spare_command: bool) -> bool:
+        for _ in range(REAP_LIMIT):
+            try:
+                if spare_command and not self._another_is_dead():
+                    return False
+                pid, _, usage = os.wait4(-1, os.WNOHANG | WALL)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            self._reaped |= pid == self._command
+            # Each process is counted once: by whoever waited for it, and what
+            # a parent counted comes up with the parent.  getrusage(2)
+            self._cpu_seconds += usage.ru_utime + usage.ru_stime
+            self._peak_rss_bytes = max(self._peak_rss_bytes, usage.ru_maxrss * 1024)
+        return False
+
+    def _another_is_dead(self) -> bool:
+        """Whether the next zombie is any but the command's, which is to be published first."""
+        seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
+        return seen is not None and seen.si_pid != self._command
+
+    def usage(self) -> Usage | None:
+        return Usage(round(self._cpu_seconds, 6), self._peak_rss_bytes)
+
+    def send(self, signum: int) -> None:
+        # Look first, signal second: who dies of the first signal takes the
+        # way to its children along.
+        others = self._descendants()
+        group = None if self._reaped else send_to_group_of(self._command, signum)
+        for identity in others:
+            if ProcessRow.group_of(identity.pid) != group:
+                send_verified(identity, signum)
+
+    def pause(self) -> None:
+        stopped: set[ProcessIdentity] = set()
+        for _ in range(_PAUSE_PASSES):
+            # A process forked while we looked was not stopped: look again.
+            found = set(self._descendants()) - stopped
+            if not found:
+                return
+            for identity in found:
+                send_verified(identity, signal.SIGSTOP)
+            stopped |= found
+
+    def force(self) -> None:
+        groups: set[int | None] = set()
+        for child in children_of(os.getpid()):
+            if os.getpgid(child) not in groups:
+                groups.add(send_to_group_of(child, signal.SIGKILL))
+            send_to_child(child, signal.SIGKILL)
+
+    def survivors(self) -> tuple[Survivor, ...]:
+        return name_survivors(self._descendants())
+
+    def _descendants(self) -> list[ProcessIdentity]:
+        """Every process verified to be below us, top down.
+
+        What loses its parent while we look moves up to us, so we look at our
+        own children again, until they are all known. A tree that grows faster
+        than we look is left at what was found: force does not need this.
+        """
+        found: dict[ProcessIdentity, None] = {}
+        me = identify_self()
+        deadline = time.monotonic() + _LOOK_SECONDS
+        while time.monotonic() < deadline:
+            self._reap(spare_command=not self._reaped)  # or a fork storm drowns us in zombies
+            known = len(found)
+            pending = [me]
+            while pending:
+                parent = pending.pop()
+                for pid in children_of(parent.pid):
+                    identity = identify_child(pid, parent)
+                    if identity and identity not in found:
+                        found[identity] = None
+                        pending.append(identity)
+            if len(found) == known:
+                break
+        return list(found)
+
+
+def name_survivors(processes: Iterable[ProcessIdentity]) -> tuple[Survivor, ...]:
+    """Who they are and why they live; at most `MAX_SURVIVORS`, zombies apart."""
+    named: list[Survivor] = []
+    for identity in processes:
+        pid = identity.pid
+        row = ProcessRow.read(pid)
+        if row is None or row.is_zombie or len(named) == MAX_SURVIVORS:
+            continue
+        refusal = _refusal(pid)
+        named.append(Survivor(pid, row.command, owner_of(pid), row.state, refusal, identity.token))
+    return tuple(named)
+
+
+def _refusal(pid: int) -> int | None:
+    """The errno with which the kernel refuses us a signal to this process.  kill(2), signal 0"""
+    try:
+        with ProcessHandle(pid) as handle:
+            handle.send(0)
+    except OSError as error:
+        return error.errno
+    return None

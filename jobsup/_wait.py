@@ -1,0 +1,123 @@
+"""Waiting for jobs to end: block on their monitors' pidfds, then read the records."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Final, Literal, NamedTuple
+
+from jobsup._adopt import current_record
+from jobsup._identity import open_process
+from jobsup._jobdir import JobDir
+from jobsup._model import JobRecord, JobState
+from jobsup._platform import ProcessHandle
+
+Mode = Literal["any", "all"]
+
+_BLIND_SECONDS: Final = 0.1
+"""Between two looks where there is no process to wait on: the monitor is in
+another pid namespace, or somebody is adopting the job right now."""
+
+
+class Waited(NamedTuple):
+    """What a wait for several jobs came to, each in the order asked."""
+
+    ended: list[JobRecord]
+    pending: list[str]
+    """Ids of the jobs that had not ended in time."""
+
+
+class _Look:
+    """One look at the jobs that are waited for, and what to block on until the next."""
+
+    def __init__(
+        self, jobs: Iterable[JobDir], known: dict[str, JobRecord], on_exit: ExitStack
+    ) -> None:
+        self.handles: list[ProcessHandle] = []
+        self.is_blind = False
+        for job_dir in jobs:
+            record = current_record(job_dir)
+            if record.state is JobState.ENDED:
+                known[job_dir.path.name] = record
+                continue
+            handle = open_process(record.monitor) if record.monitor else None
+            if handle is None and job_dir.read_record().state is JobState.ENDED:
+                known[job_dir.path.name] = job_dir.read_record()  # it ended as we looked
+                continue
+            if handle is None or handle.fileno() is None:
+                self.is_blind = True
+            if handle is not None:
+                on_exit.callback(handle.close)
+                # The monitor may have ended the job after we read the record
+                # and before we held it; then it is over, and wakes us at once.
+                self.handles.append(handle)
+
+    def pause(self, left: float | None) -> float | None:
+        """Seconds to block at most."""
+        if not self.is_blind:
+            return left
+        return _BLIND_SECONDS if left is None else min(left, _BLIND_SECONDS)
+
+    def filenos(self) -> list[int]:
+        return [fd for handle in self.handles if (fd := handle.fileno()) is not None]
+
+
+def wait(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) -> Waited:
+    """Until any or all have ended, or the time is up."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    known: dict[str, JobRecord] = {}
+    while True:
+        with ExitStack() as on_exit:
+            look = _Look(_unknown(jobs, known), known, on_exit)
+            left = _left(deadline)
+            if _is_over(jobs, known, mode) or left == 0:
+                return _waited(jobs, known)
+            poll = select.poll()
+            for fd in look.filenos():
+                poll.register(fd, select.POLLIN)
+            pause = look.pause(left)
+            poll.poll(None if pause is None else pause * 1000)
+
+
+async def wait_async(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) -> Waited:
+    """As `wait`, woken by the event loop: no thread, no polling."""
+    import asyncio  # noqa: PLC0415 - 40 ms that only this needs
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    known: dict[str, JobRecord] = {}
+    loop = asyncio.get_running_loop()
+    while True:
+        with ExitStack() as on_exit:
+            look = _Look(_unknown(jobs, known), known, on_exit)
+            left = _left(deadline)
+            if _is_over(jobs, known, mode) or left == 0:
+                return _waited(jobs, known)
+            woken = asyncio.Event()
+            for fd in look.filenos():
+                loop.add_reader(fd, woken.set)
+                on_exit.callback(loop.remove_reader, fd)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(woken.wait(), look.pause(left))
+
+
+def _unknown(jobs: Sequence[JobDir], known: dict[str, JobRecord]) -> list[JobDir]:
+    return [job_dir for job_dir in jobs if job_dir.path.name not in known]
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _is_over(jobs: Sequence[JobDir], known: dict[str, JobRecord], mode: Mode) -> bool:
+    ended = [job_dir.path.name in known for job_dir in jobs]
+    return all(ended) or (mode == "any" and any(ended))
+
+
+def _waited(jobs: Sequence[JobDir], known: dict[str, JobRecord]) -> Waited:
+    names = [job_dir.path.name for job_dir in jobs]
+    return Waited(
+        [known[name] for name in names if name in known],
+        [name for name in names if name not in known],
+    )
