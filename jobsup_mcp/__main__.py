@@ -1,0 +1,3 @@
+from jobsup_mcp import main
+
+main()
