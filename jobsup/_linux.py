@@ -90,8 +90,9 @@ def _domain() -> str:
 
 @functools.cache
 def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    # Bytes: to load a codec by name, Python may need a working directory that exists.
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()
 
 
 def moved_since(token: str) -> str | None:
