@@ -33,6 +33,9 @@ Cwd = Annotated[
 Name = Annotated[
     str | None, Field(description="A name to find it by: letters, digits, dots, dashes.")
 ]
+StdinText = Annotated[
+    str | None, Field(description="What the command reads from its standard input.")
+]
 RunLimit = Annotated[
     float | None, Field(description="Seconds after which the job is stopped; none by default.")
 ]
@@ -72,9 +75,7 @@ class JobTools:
         cwd: Cwd = None,
         name: Name = None,
         timeout_seconds: RunLimit = None,
-        stdin_text: Annotated[
-            str | None, Field(description="What the command reads from its standard input.")
-        ] = None,
+        stdin_text: StdinText = None,
         open_stdin: Annotated[
             bool, Field(description="Leave standard input open, for job_send.")
         ] = False,
@@ -97,9 +98,7 @@ class JobTools:
         cwd: Cwd = None,
         name: Name = None,
         timeout_seconds: RunLimit = None,
-        stdin_text: Annotated[
-            str | None, Field(description="What the command reads from its standard input.")
-        ] = None,
+        stdin_text: StdinText = None,
         wait_seconds: WaitSeconds = 20,
         limit_bytes: Limit = DEFAULT_OUTPUT_BYTES,
     ) -> RunView:
