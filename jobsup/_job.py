@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -33,7 +34,7 @@ from jobsup.errors import (
 StreamName = Literal["output", "stderr"]
 
 _ASK_SECONDS: Final = 5.0
-"""How long a request is sent again while the monitor dies before it answers."""
+"""How long a request is sent again, from the first look on, while monitors die unasked."""
 _FOLLOW_SECONDS: Final = 0.1
 
 
@@ -311,8 +312,8 @@ class Job:
 
     def _ask(self, request: Request, if_ended: Literal["raise", "ignore"] = "raise") -> None:
         with self._found() as job_dir:
-            pause, deadline = 0.001, time.monotonic() + _ASK_SECONDS
-            while time.monotonic() < deadline:
+            pause, deadline, seen = 0.001, math.inf, "unseen"
+            while True:
                 answer = _control.ask(job_dir, request)
                 if answer is not None:
                     if answer.error:
@@ -322,15 +323,19 @@ class Job:
                             f"the monitor of job {self.id} does not answer; try again"
                         )
                     return
+                if time.monotonic() > deadline:
+                    raise JobsupError(
+                        f"job {self.id} is {seen} and has no monitor that listens; "
+                        f"{job_dir.log} may say why"
+                    )
                 record = self.status()  # nobody listens: the job has ended, or is now adopted
                 if record.state is JobState.ENDED:
                     if if_ended == "raise":
                         raise JobEndedError(self.id)
                     return
+                seen = record.state.value
+                # From here on: to adopt a large tree takes long.
+                deadline = min(deadline, time.monotonic() + _ASK_SECONDS)
                 # A dying monitor drops its FIFO some milliseconds before its lock.
                 time.sleep(pause)
-                pause *= 2
-            raise JobsupError(
-                f"job {self.id} is {record.state.value} and has no monitor that listens; "
-                f"{job_dir.log} may say why"
-            )
+                pause = min(2 * pause, 0.1)

@@ -192,6 +192,17 @@ def test_killed_while_sweeping_and_the_rest_died_too(store: WatchedStore, gate: 
     assert (record.outcome, record.exit_code, record.adoptions) == (Outcome.FAILED, 7, 0)
 
 
+def test_request_is_sent_again_however_long_the_adoption_took(
+    store: WatchedStore, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = store.start(polite(4, gate))
+    gate.wait()
+    kill_and_wait(job.status().monitor)
+    monkeypatch.setattr("jobsup._job._ASK_SECONDS", 0.0)
+    job.cancel()
+    assert job.wait(timeout=TIMEOUT).outcome is Outcome.CANCELLED
+
+
 def test_killed_with_a_cancel_on_its_way(store: WatchedStore, gate: Gate) -> None:
     """The client sees its listener die, has the job adopted, and asks again."""
     job = store.start(polite(4, gate))

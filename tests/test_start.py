@@ -357,11 +357,10 @@ def test_values_of_variables_are_never_on_disk(store: WatchedStore, gate: Gate) 
         assert secret.encode() not in path.read_bytes(), path
 
 
-def test_command_holds_its_three_files_and_no_lock(store: WatchedStore) -> None:
-    job = store.start(["sleep", "100"])
-    command = job.status().command
-    assert command is not None
-    targets = [os.readlink(fd) for fd in Path(f"/proc/{command.pid}/fd").iterdir()]
+def test_command_holds_its_three_files_and_no_lock(store: WatchedStore, gate: Gate) -> None:
+    job = store.start(sleeper(gate))
+    (pid,) = gate.pids()  # it has loaded what it needs, and closed that again
+    targets = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     assert sorted(targets) == sorted(["/dev/null", str(job.dir.output), str(job.dir.output)])
 
 
