@@ -9,8 +9,6 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import attrs
-
 from jobsup import _events
 from jobsup._control import Order, Report, RequestReader
 from jobsup._identity import identify, identify_self
@@ -30,6 +28,7 @@ from jobsup._spawn import Child, Command, Inheritance, SpawnFailedError
 from jobsup._spec import JobSpec, Stdin
 from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
+from jobsup._value import Value
 
 LOCK_SECONDS = 5.0
 
@@ -42,8 +41,7 @@ class RefusedError(Exception):
         self.report = report
 
 
-@attrs.frozen
-class Supervised:
+class Supervised(Value):
     """A job in this monitor's hands. Its lock is held for as long as this process lives."""
 
     job_dir: JobDir

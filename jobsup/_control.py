@@ -19,31 +19,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Any, ClassVar, Final
 
 from jobsup._jobdir import FILE_MODE, JobDir
-from jobsup._model import optional
-from jobsup._stopplan import StopPlan
+from jobsup._model import plain
+from jobsup._stopplan import StopPlan, optional
+from jobsup._value import Value, as_dict, evolve
 
 LINE_LIMIT: Final = select.PIPE_BUF
 ANSWER_SECONDS: Final = 10.0
 _REPLY_NAME: Final = re.compile(r"reply\.[0-9a-f]{16}\Z")
 
 
-@attrs.frozen
-class Request:
+class Request(Value):
     """One thing asked of a monitor; *verb* is one of `VERBS`."""
 
     verb: str
-    plan: StopPlan | None = optional(StopPlan.of)
+    plan: StopPlan | None = None
     """For ``stop``: None is the plan the job was started with."""
     signal: int | None = None
     reply: str | None = None
+    convert: ClassVar = {"plan": optional(StopPlan.of)}
 
     def to_line(self) -> bytes:
-        line = json.dumps(attrs.asdict(self), separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(as_dict(self), separators=(",", ":"), default=plain).encode() + b"\n"
         if len(line) > LINE_LIMIT:
             raise ValueError(
                 f"the stop plan is too long: the request has {len(line)} bytes, {LINE_LIMIT} fit"
@@ -124,8 +123,7 @@ def _milliseconds(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
 
 
-@attrs.frozen
-class Answer:
+class Answer(Value):
     """What the monitor said; None of both when it died or did not answer in time."""
 
     heard: bool
@@ -148,7 +146,7 @@ def ask(job_dir: JobDir, request: Request, wait: float = ANSWER_SECONDS) -> Answ
             on_exit.callback(reply.unlink, missing_ok=True)
             answers = os.open(reply, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             on_exit.callback(os.close, answers)
-            request = attrs.evolve(request, reply=reply.name)
+            request = evolve(request, reply=reply.name)
         except OSError as error:
             # A full disk must not keep anybody from cancelling: go unanswered.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
@@ -218,8 +216,7 @@ class RequestReader:
         return requests
 
 
-@attrs.frozen
-class Order:
+class Order(Value):
     """What a new monitor is to do, handed over in memory."""
 
     root: str
@@ -234,15 +231,14 @@ class Order:
     """False: the command stays where the starter is, which `JobSpec.cwd` only names."""
 
     def to_bytes(self) -> bytes:
-        return json.dumps(attrs.asdict(self, recurse=False)).encode()
+        return json.dumps(as_dict(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Order:
         return cls(**json.loads(data))
 
 
-@attrs.frozen
-class Report:
+class Report(Value):
     """What became of an order: done, or at which stage which system error forbade it."""
 
     stage: str | None = None
@@ -251,7 +247,7 @@ class Report:
     reason: str = ""
 
     def to_bytes(self) -> bytes:
-        return json.dumps(attrs.asdict(self)).encode() + b"\n"
+        return json.dumps(as_dict(self)).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Report | None:

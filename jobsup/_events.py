@@ -6,27 +6,27 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple
-
-import attrs
+from typing import ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE
-from jobsup._model import JobRecord, JobState, Outcome, optional, utc
+from jobsup._model import JobRecord, JobState, Outcome, utc
+from jobsup._stopplan import optional
+from jobsup._value import Value
 
 _BLOCK: Final = 64 * 1024
 
 
-@attrs.frozen
-class JobEvent:
+class JobEvent(Value):
     """One state change of one job. *sequence* counts those of the job."""
 
     job_id: str
     sequence: int
-    state: JobState = attrs.field(converter=JobState)
-    at: datetime = attrs.field(converter=utc)
-    outcome: Outcome | None = optional(Outcome)
+    state: JobState
+    at: datetime
+    outcome: Outcome | None = None
     exit_code: int | None = None
     signal: int | None = None
+    convert: ClassVar = {"state": JobState, "at": utc, "outcome": optional(Outcome)}
 
 
 class EventPage(NamedTuple):

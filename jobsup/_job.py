@@ -8,9 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
-
-import attrs
+from typing import TYPE_CHECKING, Final, Literal
 
 from jobsup import _control, _output, _wait
 from jobsup._adopt import current_record
@@ -21,7 +19,7 @@ from jobsup._output import OutputChunk
 from jobsup._spec import JobSpec, Stdin
 from jobsup._stopplan import StopPlan, optional_seconds, parse_signal, seconds, stop_plan
 from jobsup._ulid import is_id
-from jobsup._usage import TreeUsage, tree_usage
+from jobsup._value import Value, evolve
 from jobsup._wait import Waited
 from jobsup.errors import (
     JobEndedError,
@@ -31,6 +29,9 @@ from jobsup.errors import (
     WaitTimeoutError,
 )
 
+if TYPE_CHECKING:
+    from jobsup._usage import TreeUsage
+
 StreamName = Literal["output", "stderr"]
 
 _ASK_SECONDS: Final = 5.0
@@ -38,14 +39,13 @@ _ASK_SECONDS: Final = 5.0
 _FOLLOW_SECONDS: Final = 0.1
 
 
-@attrs.frozen(repr=False)
-class Job:
+class Job(Value):
     """A handle to one job.  It holds no state, so it is never stale, and works in any process."""
 
     id: str
     root: Path
 
-    def __attrs_post_init__(self) -> None:
+    def _check(self) -> None:
         if not is_id(self.id):  # a path that leads out of the store, say
             raise JobNotFoundError(self.id, self.root)
 
@@ -87,7 +87,7 @@ class Job:
                 return record
             files = (job_dir.output, job_dir.stderr)
             sizes = [os.stat(file).st_size for file in files if file.exists()]
-            return attrs.evolve(record, output_bytes=sum(sizes))
+            return evolve(record, output_bytes=sum(sizes))
 
     def spec(self) -> JobSpec:
         """What was asked for.  Raises as `status` does."""
@@ -103,6 +103,8 @@ class Job:
         record = self.status()
         if record.state is JobState.ENDED:
             raise JobEndedError(self.id, "it has ended; its record has what it took")
+        from jobsup._usage import tree_usage  # noqa: PLC0415 - 50 ms for attrs and psutil
+
         return tree_usage(record)
 
     def fits(

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from jobsup import _events, _prune, _wait
+from jobsup import _events, _sweep, _wait
 from jobsup._control import Order
 from jobsup._events import EventPage
 from jobsup._identity import identify_self
@@ -18,7 +18,6 @@ from jobsup._job import Job
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._launch import launch
 from jobsup._model import JobState, Outcome, to_json
-from jobsup._prune import Pruned
 from jobsup._spec import DEFAULT_OUTPUT_LIMIT, JobSpec
 from jobsup._start import (
     StdinLike,
@@ -31,6 +30,9 @@ from jobsup._stopplan import StopPlan, optional_seconds, seconds, stop_plan
 from jobsup._ulid import PART, SHORT, is_id, new_id
 from jobsup._wait import Waited
 from jobsup.errors import JobExistsError, JobNotFoundError, JobsupError, RecordError, SpawnError
+
+if TYPE_CHECKING:
+    from jobsup._prune import Pruned
 
 
 def default_root() -> Path:
@@ -162,7 +164,7 @@ class JobStore:
             # unless it came as far as to publish the job.
             if error.stage != "monitor" or not self._dir.job(job_id).exists():
                 with suppress(OSError):
-                    _prune.sweep_launch(self._dir, job_id, wait=1.0)
+                    _sweep.sweep_launch(self._dir, job_id, wait=1.0)
                 raise
         return Job(job_id, self.root)
 
@@ -306,6 +308,8 @@ class JobStore:
                 raise ValueError(f"{what} must be >= 0, not {value}")
         if older_than is not None:
             seconds(older_than, "older_than")
+        from jobsup import _prune  # noqa: PLC0415 - 25 ms for attrs, that only this needs
+
         return _prune.prune(
             self._dir, older_than=older_than, keep=keep, max_bytes=max_bytes, dry_run=dry_run
         )

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import attrs
-
 from jobsup._control import Order, Report
 from jobsup._platform import NAME
 from jobsup._strays import MARKER
@@ -93,7 +91,7 @@ def _run_interpreter(order: Order, theirs: socket.socket) -> subprocess.Popen[by
 
 def _import_paths() -> list[str]:
     """Where the monitor finds jobsup and what it imports, whatever this process did to find it."""
-    packages = [Path(__file__).parent, Path(attrs.__file__).parent]
+    packages = [Path(__file__).parent]
     if NAME == "portable":
         import psutil  # noqa: PLC0415 - only the portable monitor needs it
 

@@ -8,13 +8,12 @@ import time
 from contextlib import suppress
 from typing import Final
 
-import attrs
-
 from jobsup import _events
 from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._lifecycle import ENDED, Event, advance
 from jobsup._model import JobRecord, Survivor, now
 from jobsup._outputcap import OutputCap
+from jobsup._value import evolve
 
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _LOG_BYTES: Final = 64 * 1024
@@ -49,7 +48,7 @@ class Ledger:
         """
         known = {(each.pid, each.token, each.errno) for each in self.record.survivors}
         if known != {(each.pid, each.token, each.errno) for each in survivors}:
-            self.record = attrs.evolve(self.record, survivors=survivors)
+            self.record = evolve(self.record, survivors=survivors)
             log(self._job_dir, f"alive: {', '.join(map(str, survivors))}")
             self._save()
 
@@ -69,7 +68,7 @@ class Ledger:
         refusals = sorted({cap.refusal for cap in self._caps if cap.refusal})
         with suppress(OSError):
             files = (self._job_dir.output, self._job_dir.stderr)
-            self.record = attrs.evolve(
+            self.record = evolve(
                 self.record,
                 output_bytes=sum(os.stat(file).st_size for file in files if file.exists()),
                 output_lost_bytes=sum(cap.lost_bytes for cap in self._caps),

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-import attrs
-
 from jobsup._model import JobRecord, JobState, Outcome, StopCause, Survivor, Usage
 from jobsup._stopplan import ProcessIdentity
+from jobsup._value import Value, evolve
 
 RUNNING = JobState.RUNNING
 PAUSED = JobState.PAUSED
@@ -18,29 +17,26 @@ ORPHANED = JobState.ORPHANED
 ENDED = JobState.ENDED
 
 
-@attrs.frozen
-class CommandExited:
+class CommandExited(Value):
     """The command was seen dead. Both fields are None where its status is lost."""
 
     exit_code: int | None
     signal: int | None
 
     def applied_to(self, record: JobRecord) -> JobRecord:
-        return attrs.evolve(record, exit_code=self.exit_code, signal=self.signal)
+        return evolve(record, exit_code=self.exit_code, signal=self.signal)
 
 
-@attrs.frozen
 class CommandDetached(CommandExited):
     """The command exited, and by ``leftovers="wait"`` what it left *living* is the job."""
 
     living: tuple[Survivor, ...] = ()
 
     def applied_to(self, record: JobRecord) -> JobRecord:
-        return attrs.evolve(super().applied_to(record), survivors=self.living)
+        return evolve(super().applied_to(record), survivors=self.living)
 
 
-@attrs.frozen
-class StopRequested:
+class StopRequested(Value):
     """Somebody, or a limit, wants the job stopped."""
 
     cause: StopCause
@@ -50,27 +46,24 @@ class StopRequested:
         if record.stop_cause or record.state is STOPPING:
             return record
         reason = None if self.cause in _OUTCOME_SAYS_IT else self.cause.value
-        return attrs.evolve(record, stop_cause=self.cause, reason=reason)
+        return evolve(record, stop_cause=self.cause, reason=reason)
 
 
-@attrs.frozen
-class Paused:
+class Paused(Value):
     """Every process of the tree was sent SIGSTOP."""
 
     def applied_to(self, record: JobRecord) -> JobRecord:
         return record
 
 
-@attrs.frozen
-class Resumed:
+class Resumed(Value):
     """Every process of the tree was sent SIGCONT."""
 
     def applied_to(self, record: JobRecord) -> JobRecord:
         return record
 
 
-@attrs.frozen
-class TreeEmptied:
+class TreeEmptied(Value):
     """Nothing of the job is alive. *lost_reason* says why a status may be missing."""
 
     at: datetime
@@ -82,8 +75,7 @@ class TreeEmptied:
         return _ended(record, self, survivors=())
 
 
-@attrs.frozen
-class TreeReleased:
+class TreeReleased(Value):
     """By ``leftovers="leave"``: what outlived the command is listed and left."""
 
     at: datetime
@@ -95,22 +87,20 @@ class TreeReleased:
         return _ended(record, empty, survivors=self.left)
 
 
-@attrs.frozen
-class MonitorDied:
+class MonitorDied(Value):
     """The lock is free though the job had not ended."""
 
     def applied_to(self, record: JobRecord) -> JobRecord:
         return record
 
 
-@attrs.frozen
-class Adopted:
+class Adopted(Value):
     """A new monitor supervises on."""
 
     monitor: ProcessIdentity
 
     def applied_to(self, record: JobRecord) -> JobRecord:
-        return attrs.evolve(record, monitor=self.monitor, adoptions=record.adoptions + 1)
+        return evolve(record, monitor=self.monitor, adoptions=record.adoptions + 1)
 
 
 class AdoptedPaused(Adopted):
@@ -179,7 +169,7 @@ def advance(record: JobRecord, event: Event) -> JobRecord:
     pair = (record.state, type(event))
     assert pair in TRANSITIONS, f"no transition for {pair[0].value} on {pair[1].__name__}"
     after = event.applied_to(record)
-    return attrs.evolve(after, state=TRANSITIONS[pair], sequence=record.sequence + 1)
+    return evolve(after, state=TRANSITIONS[pair], sequence=record.sequence + 1)
 
 
 def outcome_of(record: JobRecord) -> Outcome:
@@ -209,7 +199,7 @@ def _ended(record: JobRecord, event: TreeEmptied, survivors: tuple[Survivor, ...
         reason = event.lost_reason or "monitor-died"
     elif reason is None and not event.proved and not survivors:
         reason = "unproven"
-    return attrs.evolve(
+    return evolve(
         record,
         outcome=outcome,
         reason=reason,

@@ -12,12 +12,11 @@ import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import attrs
+from typing import ClassVar, Final, TypeVar
 
 from jobsup._spec import Choice, JobSpec
-from jobsup._stopplan import ProcessIdentity, as_signal, nested, whole
+from jobsup._stopplan import ProcessIdentity, as_signal, nested, only, optional, whole
+from jobsup._value import Value, as_dict, fields_of
 from jobsup.errors import RecordError
 
 FORMAT: Final = 1
@@ -72,33 +71,38 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-@attrs.frozen
-class Usage:
+class Usage(Value):
     """What the processes reaped by the monitor took, from getrusage(2)."""
 
-    cpu_seconds: float = attrs.field(converter=float)
-    peak_rss_bytes: int = attrs.field(validator=whole)
+    cpu_seconds: float
+    peak_rss_bytes: int
     """Of the largest single process, not the sum. Counted from the fork, so that of
     a small command it is the size of the process that it was forked from."""
+    convert: ClassVar = {"cpu_seconds": float, "peak_rss_bytes": whole("peak_rss_bytes")}
 
     @classmethod
     def of(cls, value: object) -> Usage:
         return nested(cls, value)
 
 
-@attrs.frozen
-class Survivor:
+class Survivor(Value):
     """A process of the job that could not be killed, or was left alive."""
 
-    pid: int = attrs.field(validator=whole)
+    pid: int
     command: str
-    uid: int = attrs.field(validator=whole)
+    uid: int
     state: str
     """One letter, as in proc_pid_stat(5)."""
-    errno: int | None = attrs.field(default=None, validator=attrs.validators.optional(whole))
+    errno: int | None = None
     """Why the signal failed; None if it was sent and did not (yet) kill."""
-    token: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+    token: str = ""
     """The start token of its `ProcessIdentity`."""
+    convert: ClassVar = {
+        "pid": whole("pid"),
+        "uid": whole("uid"),
+        "errno": optional(whole("errno")),
+        "token": only(str, "token"),
+    }
 
     @classmethod
     def of(cls, value: object) -> Survivor:
@@ -109,55 +113,61 @@ def _survivors(value: Iterable[object]) -> tuple[Survivor, ...]:
     return tuple(Survivor.of(item) for item in value)
 
 
-def optional(converter: Any) -> Any:
-    """A field that may be None, and otherwise takes what *converter* does."""
-    return attrs.field(default=None, converter=attrs.converters.optional(converter))
-
-
-def _maybe(kind: type) -> Any:
-    """An optional field that JSON gives as it is."""
-    check = attrs.validators.optional(attrs.validators.instance_of(kind))
-    return attrs.field(default=None, validator=check)
-
-
-def _count() -> Any:
-    return attrs.field(default=0, validator=whole)
-
-
-@attrs.frozen
-class JobRecord:
+class JobRecord(Value):
     """Where a job stands, as `meta.json` keeps it. Times are aware and UTC."""
 
-    job_id: str = attrs.field(validator=attrs.validators.instance_of(str))
-    state: JobState = attrs.field(converter=JobState)
-    created_at: datetime = attrs.field(converter=utc)
-    outcome: Outcome | None = optional(Outcome)
-    reason: str | None = _maybe(str)
+    job_id: str
+    state: JobState
+    created_at: datetime
+    outcome: Outcome | None = None
+    reason: str | None = None
     """Refines the outcome: owner-died, output-limit, reboot, monitor-died,
     pid-namespace, unproven."""
-    exit_code: int | None = _maybe(int)
-    signal: int | None = optional(as_signal)
+    exit_code: int | None = None
+    signal: int | None = None
     """The signal that the command died of; exit_code is None then."""
-    stop_cause: StopCause | None = optional(StopCause)
-    started_at: datetime | None = optional(utc)
-    ended_at: datetime | None = optional(utc)
-    command: ProcessIdentity | None = optional(ProcessIdentity.of)
-    monitor: ProcessIdentity | None = optional(ProcessIdentity.of)
-    usage: Usage | None = optional(Usage.of)
-    survivors: tuple[Survivor, ...] = attrs.field(default=(), converter=_survivors)
+    stop_cause: StopCause | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    command: ProcessIdentity | None = None
+    monitor: ProcessIdentity | None = None
+    usage: Usage | None = None
+    survivors: tuple[Survivor, ...] = ()
     """Processes that could not be killed so far; with ``leftovers="wait"`` those that outlived
     the command, and with ``"leave"`` those left. At most 20 of them."""
-    proved: bool | None = _maybe(bool)
+    proved: bool | None = None
     """Ended only: True if the kernel proved the tree empty (ECHILD), False if a
     later look found no process of the job, which an escaped one may have evaded."""
-    adoptions: int = _count()
-    output_bytes: int = _count()
-    output_lost_bytes: int = _count()
+    adoptions: int = 0
+    output_bytes: int = 0
+    output_lost_bytes: int = 0
     """Bytes dropped from the middle of the output to keep its limit."""
-    note: str | None = _maybe(str)
+    note: str | None = None
     """What a reader should know besides, such as that the output could not be trimmed."""
-    sequence: int = _count()
+    sequence: int = 0
     """Counts the transitions; the feed of events carries the same number."""
+    convert: ClassVar = {
+        "job_id": only(str, "job_id"),
+        "state": JobState,
+        "created_at": utc,
+        "outcome": optional(Outcome),
+        "reason": optional(only(str, "reason")),
+        "exit_code": optional(only(int, "exit_code")),
+        "signal": optional(as_signal),
+        "stop_cause": optional(StopCause),
+        "started_at": optional(utc),
+        "ended_at": optional(utc),
+        "command": optional(ProcessIdentity.of),
+        "monitor": optional(ProcessIdentity.of),
+        "usage": optional(Usage.of),
+        "survivors": _survivors,
+        "proved": optional(only(bool, "proved")),
+        "adoptions": whole("adoptions"),
+        "output_bytes": whole("output_bytes"),
+        "output_lost_bytes": whole("output_lost_bytes"),
+        "note": optional(only(str, "note")),
+        "sequence": whole("sequence"),
+    }
 
     @property
     def command_exited(self) -> bool:
@@ -167,16 +177,19 @@ class JobRecord:
 
 def to_json(value: JobSpec | JobRecord) -> bytes:
     """One line of JSON that carries the format's number."""
-    fields = attrs.asdict(value, value_serializer=_plain)
-    return json.dumps({"format": FORMAT, **fields}, separators=(",", ":")).encode() + b"\n"
+    fields = {"format": FORMAT, **as_dict(value)}
+    return json.dumps(fields, separators=(",", ":"), default=plain).encode() + b"\n"
 
 
-def _plain(_: object, __: object, value: Any) -> Any:
+def plain(value: object) -> object:
+    """For json.dumps: what JSON has no word for."""
+    if isinstance(value, Value):
+        return as_dict(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, datetime):
         return value.isoformat()
-    return value
+    raise TypeError(f"{value!r} has no JSON")
 
 
 _Document = TypeVar("_Document", JobSpec, JobRecord)
@@ -197,7 +210,7 @@ def from_json(cls: type[_Document], data: bytes, path: Path) -> _Document:
             raise RecordError(
                 path, f"has format {number}, this jobsup reads up to {FORMAT}; use a newer jobsup"
             )
-        known = {field.name for field in attrs.fields(cls)}
+        known = fields_of(cls)
         document = cls(**{key: value for key, value in fields.items() if key in known})
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise RecordError(path, f"is damaged ({type(error).__name__}: {error})") from error

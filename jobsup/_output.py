@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import attrs
+from jobsup._value import Value
 
 _BLOCK: Final = 64 * 1024
 TAIL_BYTES: Final = 1 << 20
 
 
-@attrs.frozen
-class OutputChunk:
+class OutputChunk(Value):
     """Some bytes of a job's output.
 
     Attributes:

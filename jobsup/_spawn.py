@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import attrs
+from jobsup._value import Value
 
 _RAISED_LIMITS: Final = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 _MONITOR_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP)
 """The first two by Python's doing, the others by ours: a monitor has no terminal."""
 
 
-@attrs.frozen
-class Inheritance:
+class Inheritance(Value):
     """What the caller handed down and the monitor changes for itself."""
 
     ignored: tuple[int, ...]
@@ -68,8 +67,7 @@ class SpawnFailedError(Exception):
         self.number = number
 
 
-@attrs.frozen
-class Command:
+class Command(Value):
     """All that the child needs."""
 
     argv: Sequence[str]

@@ -6,11 +6,16 @@ import enum
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
-import attrs
-
-from jobsup._stopplan import DEFAULT_STOP, ProcessIdentity, StopPlan, seconds
+from jobsup._stopplan import (
+    DEFAULT_STOP,
+    ProcessIdentity,
+    StopPlan,
+    optional,
+    seconds,
+)
+from jobsup._value import Value, fields_of
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -89,8 +94,8 @@ def _argv(value: Sequence[Any]) -> tuple[str, ...]:
     return words
 
 
-def _labels(value: Mapping[str, str]) -> dict[str, str]:
-    labels = dict(value)
+def _labels(value: Mapping[str, str] | None) -> dict[str, str]:
+    labels = dict(value or {})
     for key, text in labels.items():
         if not isinstance(key, str) or not isinstance(text, str) or not key or "=" in key:
             raise ValueError(
@@ -122,44 +127,66 @@ def _limit(value: int | None) -> int | None:
     return value
 
 
-def _plan(value: object) -> StopPlan:
-    return StopPlan.of(value)
-
-
-def _owner(value: object) -> ProcessIdentity | None:
-    return None if value is None else ProcessIdentity.of(value)
-
-
-@attrs.frozen
-class JobSpec:
+class JobSpec(Value):
     """What was asked for, as `spec.json` keeps it. Seconds are float, sizes bytes.
 
     Raises:
         ValueError, TypeError: A field is wrong; the message says which and why.
     """
 
-    argv: tuple[str, ...] = attrs.field(converter=_argv)
-    name: str | None = None
-    cwd: str | None = None
+    argv: tuple[str, ...]
+    name: str | None
+    cwd: str | None
     """The command's working directory; None where the starter's own has no name."""
-    env_names: tuple[str, ...] = attrs.field(default=(), converter=_env_names)
+    env_names: tuple[str, ...]
     """Names of the overridden variables. Their values are kept nowhere."""
-    clean_env: bool = False
-    stdin: Stdin = attrs.field(default=Stdin.NULL, converter=Stdin)
-    separate_stderr: bool = False
-    timeout: float | None = None
-    stop: StopPlan = attrs.field(default=DEFAULT_STOP, converter=_plan)
-    lifetime: Lifetime = attrs.field(default=Lifetime.PERSIST, converter=Lifetime)
-    leftovers: Leftovers = attrs.field(default=Leftovers.KILL, converter=Leftovers)
-    output_limit: int | None = attrs.field(default=DEFAULT_OUTPUT_LIMIT, converter=_limit)
-    on_output_limit: OnOutputLimit = attrs.field(
-        default=OnOutputLimit.TRIM, converter=OnOutputLimit
-    )
-    labels: Mapping[str, str] = attrs.field(factory=dict, converter=_labels)
-    owner: ProcessIdentity | None = attrs.field(default=None, converter=_owner)
+    clean_env: bool
+    stdin: Stdin
+    separate_stderr: bool
+    timeout: float | None
+    stop: StopPlan
+    lifetime: Lifetime
+    leftovers: Leftovers
+    output_limit: int | None
+    on_output_limit: OnOutputLimit
+    labels: Mapping[str, str]
+    owner: ProcessIdentity | None
     """Whose end ends the job, for ``lifetime="owner"``."""
+    convert: ClassVar = {
+        "argv": _argv,
+        "env_names": _env_names,
+        "stdin": Stdin,
+        "stop": StopPlan.of,
+        "lifetime": Lifetime,
+        "leftovers": Leftovers,
+        "output_limit": _limit,
+        "on_output_limit": OnOutputLimit,
+        "labels": _labels,
+        "owner": optional(ProcessIdentity.of),
+    }
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str | bytes | os.PathLike[str]],
+        name: str | None = None,
+        cwd: str | None = None,
+        env_names: Iterable[str] = (),
+        clean_env: bool = False,
+        stdin: Stdin | str = Stdin.NULL,
+        separate_stderr: bool = False,
+        timeout: float | None = None,
+        stop: StopPlan | str = DEFAULT_STOP,
+        lifetime: Lifetime | str = Lifetime.PERSIST,
+        leftovers: Leftovers | str = Leftovers.KILL,
+        output_limit: int | None = DEFAULT_OUTPUT_LIMIT,
+        on_output_limit: OnOutputLimit | str = OnOutputLimit.TRIM,
+        labels: Mapping[str, str] | None = None,
+        owner: ProcessIdentity | None = None,
+    ) -> None:
+        given = {key: value for key, value in locals().items() if key in fields_of(JobSpec)}
+        super().__init__(**given)
+
+    def _check(self) -> None:
         if self.name is not None and not (isinstance(self.name, str) and NAME.match(self.name)):
             raise ValueError(
                 f"a job's name is 1 to 64 letters, digits, dots, dashes and underscores and "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import IO, Any
@@ -53,6 +52,8 @@ def stdin_kind(stdin: StdinLike) -> Stdin:
 def open_stdin(stdin: Any, kind: Stdin, store: StoreDir, on_exit: ExitStack) -> int | None:
     """A descriptor for the command's standard input, where the monitor does not make it."""
     if kind is Stdin.DATA:
+        import tempfile  # noqa: PLC0415 - 4 ms that only this needs
+
         # Without a name: nothing to delete, whoever crashes. Not a pipe: no
         # process must stay to fill it.
         file = tempfile.TemporaryFile(dir=store.root)  # noqa: SIM115 - closed on exit

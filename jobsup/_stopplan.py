@@ -6,17 +6,38 @@ import math
 import signal
 from collections.abc import Iterable
 from signal import Signals
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
-import attrs
+from jobsup._value import Converter, Value
 
 _T = TypeVar("_T")
 
 
-def whole(_: object, attribute: attrs.Attribute[int], value: object) -> None:
-    """A validator: an int, and no bool."""
-    if type(value) is not int and not isinstance(value, Signals):
-        raise TypeError(f"{attribute.name} must be a whole number, not {value!r}")
+def whole(what: str) -> Converter:
+    """A converter that takes an int, and no bool."""
+
+    def check(value: object) -> object:
+        if type(value) is not int and not isinstance(value, Signals):
+            raise TypeError(f"{what} must be a whole number, not {value!r}")
+        return value
+
+    return check
+
+
+def only(kind: type, what: str) -> Converter:
+    """A converter that takes a *kind* as it is."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError(f"{what} must be of type {kind.__name__}, not {value!r}")
+        return value
+
+    return check
+
+
+def optional(convert: Converter) -> Converter:
+    """What *convert* does, and None stays None."""
+    return lambda value: None if value is None else convert(value)
 
 
 def as_signal(number: int) -> int:
@@ -79,8 +100,7 @@ def nested(cls: type[_T], value: object) -> _T:
     return made
 
 
-@attrs.frozen
-class ProcessIdentity:
+class ProcessIdentity(Value):
     """A process, not a pid: pids are reused, start tokens are not.
 
     *token* is opaque except to `jobsup._platform`: on Linux the boot id, the
@@ -88,8 +108,13 @@ class ProcessIdentity:
     of the pidfd, which since Linux 6.9 is unique for a boot.
     """
 
-    pid: int = attrs.field(validator=[whole, attrs.validators.ge(1)])
-    token: str = attrs.field(validator=attrs.validators.instance_of(str))
+    pid: int
+    token: str
+    convert: ClassVar = {"pid": whole("pid"), "token": only(str, "token")}
+
+    def _check(self) -> None:
+        if self.pid < 1:
+            raise ValueError(f"pid must be >= 1, not {self.pid}")
 
     @classmethod
     def of(cls, value: object) -> ProcessIdentity:
@@ -101,12 +126,15 @@ def _grace(value: float) -> float:
     return seconds(value, "grace")
 
 
-@attrs.frozen
-class StopStep:
+class StopStep(Value):
     """Send *signal*, then give the tree *grace* seconds."""
 
-    signal: int = attrs.field(converter=parse_signal)
-    grace: float = attrs.field(default=0.0, converter=_grace)
+    signal: int
+    grace: float
+    convert: ClassVar = {"signal": parse_signal, "grace": _grace}
+
+    def __init__(self, signal: int | str, grace: float = 0.0) -> None:
+        super().__init__(signal, grace)
 
     @classmethod
     def of(cls, value: object) -> StopStep:
@@ -118,22 +146,24 @@ def _steps(value: Iterable[object]) -> tuple[StopStep, ...]:
     return tuple(StopStep.of(step) for step in value)
 
 
-@attrs.frozen
-class StopPlan:
+class StopPlan(Value):
     """How to stop a tree: ask with each signal in turn, then SIGKILL.
 
     The last step, and only the last, is SIGKILL: without it nothing could be
     promised. ``StopPlan.parse("INT 5, TERM 10, KILL")`` reads the usual form.
     """
 
-    steps: tuple[StopStep, ...] = attrs.field(converter=_steps)
+    steps: tuple[StopStep, ...]
+    convert: ClassVar = {"steps": _steps}
 
-    @steps.validator
-    def _check(self, _: object, steps: tuple[StopStep, ...]) -> None:
-        kills = [index for index, step in enumerate(steps) if step.signal == Signals.SIGKILL]
-        if kills != [len(steps) - 1]:
+    def __init__(self, steps: Iterable[object]) -> None:
+        super().__init__(steps)
+
+    def _check(self) -> None:
+        kills = [at for at, step in enumerate(self.steps) if step.signal == Signals.SIGKILL]
+        if kills != [len(self.steps) - 1]:
             raise ValueError("a stop plan ends with KILL and has it nowhere else")
-        if any(step.signal in (Signals.SIGSTOP, Signals.SIGCONT) for step in steps):
+        if any(step.signal in (Signals.SIGSTOP, Signals.SIGCONT) for step in self.steps):
             raise ValueError("SIGSTOP and SIGCONT stop nothing for good; use other signals")
 
     @classmethod

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-import attrs
-
 from jobsup._identity import (
     identify_child,
     identify_self,
@@ -24,6 +22,7 @@ from jobsup._identity import (
 from jobsup._model import Survivor, Usage
 from jobsup._platform import WALL, ProcessHandle, ProcessRow, children_of, owner_of
 from jobsup._stopplan import ProcessIdentity
+from jobsup._value import Value
 
 REAP_LIMIT: Final = 512
 """Children reaped per pass, so that a fork storm cannot keep us from killing."""
@@ -32,8 +31,7 @@ _PAUSE_PASSES: Final = 20
 _LOOK_SECONDS: Final = 0.1
 
 
-@attrs.frozen
-class Exit:
+class Exit(Value):
     """How a process ended. Neither is known where nobody could learn it."""
 
     exit_code: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import psutil
 
 from jobsup._identity import is_alive
 from jobsup._model import JobRecord
@@ -26,8 +27,6 @@ class TreeUsage:
 
 def tree_usage(record: JobRecord) -> TreeUsage:
     """Of everything below the job's monitor and its command."""
-    import psutil  # noqa: PLC0415 - 25 ms that only this needs
-
     found: dict[int, psutil.Process] = {}
     # Below an adopter nobody is its child: there they are found by looking.
     strays = StrayTree(record).members() if record.adoptions else []

@@ -11,7 +11,6 @@ from contextlib import closing
 from signal import SIGINT, SIGKILL, SIGTERM
 from subprocess import PIPE
 
-import attrs
 import pytest
 from command_line import Cli, read_until
 from commands import chatterbox, dies_of, exits_with, polite, python, says, sleeper, stubborn
@@ -19,6 +18,7 @@ from conftest import TIMEOUT, Gate, WatchedStore
 
 from jobsup import Job, JobRecord, JobState, Outcome
 from jobsup._cli_views import passed_on
+from jobsup._value import evolve
 
 GOODBYE = """
 def leave(*_):
@@ -56,15 +56,15 @@ def test_signal_is_128_and_its_number(cli: Cli, signum: int) -> None:
 
 
 def test_exit_code_is_zero_for_success_only(record: JobRecord) -> None:
-    ended = attrs.evolve(record, state=JobState.ENDED, exit_code=0)
+    ended = evolve(record, state=JobState.ENDED, exit_code=0)
     codes = {
-        outcome: passed_on(attrs.evolve(ended, outcome=outcome))
+        outcome: passed_on(evolve(ended, outcome=outcome))
         for outcome in Outcome
         if outcome is not Outcome.LOST
     }
     assert [outcome for outcome, code in codes.items() if code == 0] == [Outcome.SUCCEEDED]
-    assert passed_on(attrs.evolve(ended, outcome=Outcome.LOST, exit_code=None)) == 125
-    assert passed_on(attrs.evolve(ended, outcome=Outcome.TIMED_OUT, exit_code=3)) == 3
+    assert passed_on(evolve(ended, outcome=Outcome.LOST, exit_code=None)) == 125
+    assert passed_on(evolve(ended, outcome=Outcome.TIMED_OUT, exit_code=3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 from multiprocessing import get_context
 from pathlib import Path
 
-import attrs
 import pytest
 from commands import exits_with, sleeper
 from conftest import TIMEOUT, Gate, WatchedStore, eventually
@@ -14,6 +13,7 @@ from conftest import TIMEOUT, Gate, WatchedStore, eventually
 from jobsup import JobRecord, JobState, Outcome
 from jobsup._events import EventPage, append, has_event, read
 from jobsup._model import now
+from jobsup._value import evolve
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def feed(tmp_path: Path) -> Path:
 
 
 def _ended(record: JobRecord, sequence: int) -> JobRecord:
-    return attrs.evolve(
+    return evolve(
         record, state=JobState.ENDED, outcome=Outcome.FAILED, exit_code=3, sequence=sequence
     )
 
@@ -50,7 +50,7 @@ def test_event_is_read_as_appended(feed: Path, record: JobRecord) -> None:
 
 def test_cursor_goes_on_where_it_was(feed: Path, record: JobRecord) -> None:
     for sequence in range(10):
-        append(feed, attrs.evolve(record, sequence=sequence), now())
+        append(feed, evolve(record, sequence=sequence), now())
     seen, cursor = [], 0
     while (page := read(feed, cursor, 3)).events:
         seen += [event.sequence for event in page.events]
@@ -94,7 +94,7 @@ def test_damaged_line_is_skipped(feed: Path, record: JobRecord, junk: bytes) -> 
 
 def _append_many(path: Path, record: JobRecord, name: str) -> None:
     for sequence in range(100):
-        append(path, attrs.evolve(record, job_id=name, sequence=sequence), now())
+        append(path, evolve(record, job_id=name, sequence=sequence), now())
 
 
 def test_lines_of_many_monitors_do_not_mix(feed: Path, record: JobRecord) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import attrs
 import pytest
 from conftest import raising
 
 from jobsup import JobRecord, JobSpec, JobState, RecordError
 from jobsup._jobdir import JobDir, StoreDir
+from jobsup._value import evolve
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 ONE, TWO = "01m8263e42xq9v480e3fqrptp5", "01m8263ekahh70v6b1ddawbpjn"
@@ -42,7 +42,7 @@ def test_record_is_read_as_written(job_dir: JobDir, record: JobRecord) -> None:
 def test_final_record_is_read_as_written(job_dir: JobDir, record: JobRecord) -> None:
     job_dir.write_record(record)
     job_dir.reserve_spare()
-    ended = attrs.evolve(record, state=JobState.ENDED)
+    ended = evolve(record, state=JobState.ENDED)
     job_dir.write_final_record(ended)
     assert job_dir.read_record() == ended
     assert not job_dir.spare.exists()
@@ -74,7 +74,7 @@ def test_failed_write_keeps_the_previous_record(
     with monkeypatch.context() as broken:
         broken.setattr(os, call, raising(NO_SPACE))
         with pytest.raises(OSError, match="No space left"):
-            job_dir.write_record(attrs.evolve(record, state=JobState.ENDED))
+            job_dir.write_record(evolve(record, state=JobState.ENDED))
 
     assert job_dir.read_record() == record
     assert not list(job_dir.path.glob("*.new"))
@@ -86,7 +86,7 @@ def test_failed_final_write_keeps_the_previous_record(
 ) -> None:
     job_dir.write_record(record)
     job_dir.reserve_spare()
-    ended = attrs.evolve(record, state=JobState.ENDED)
+    ended = evolve(record, state=JobState.ENDED)
     with monkeypatch.context() as broken:
         broken.setattr(os, call, raising(NO_SPACE))
         with pytest.raises(OSError, match="No space left"):
@@ -111,7 +111,7 @@ def test_short_writes_are_completed(
 
 
 def test_reader_never_sees_a_torn_record(job_dir: JobDir, record: JobRecord) -> None:
-    long = attrs.evolve(record, note="x" * 20_000)
+    long = evolve(record, note="x" * 20_000)
     job_dir.write_record(record)
     stop = threading.Event()
 
@@ -139,7 +139,7 @@ def test_missing_record_is_a_missing_file(job_dir: JobDir) -> None:
 
 
 def test_record_of_another_job_is_refused(job_dir: JobDir, record: JobRecord) -> None:
-    job_dir.write_record(attrs.evolve(record, job_id=ONE))
+    job_dir.write_record(evolve(record, job_id=ONE))
     with pytest.raises(RecordError, match="another job"):
         job_dir.read_record()
 

@@ -22,6 +22,7 @@ README = Path(__file__).parent.parent / "README.md"
 SHARED = [
     "errors",
     "_ulid",
+    "_value",
     "_stopplan",
     "_spec",
     "_model",
@@ -44,6 +45,7 @@ HOST = [
     "_adopt",
     "_usage",
     "_wait",
+    "_sweep",
     "_prune",
     "_start",
     "_job",
@@ -64,10 +66,9 @@ COMMAND_LINE = [
 ]
 ORDER = [*SHARED, *MONITOR, *HOST, *COMMAND_LINE]
 
-PURE = ["_stopplan", "_spec", "_model", "_lifecycle", "_ladder"]
+PURE = ["_value", "_stopplan", "_spec", "_model", "_lifecycle", "_ladder"]
 PURE_IMPORTS = {
     "__future__",
-    "attrs",
     "collections",
     "datetime",
     "enum",
@@ -78,9 +79,10 @@ PURE_IMPORTS = {
     "re",
     "signal",
     "typing",
+    "typing_extensions",  # for type checkers alone
 }
 
-HOST_ONLY = ("psutil", "filelock", "asyncio", "click", "rich")
+HOST_ONLY = ("attrs", "psutil", "filelock", "asyncio", "click", "rich")
 
 
 def tree_of(module: str) -> ast.Module:
@@ -187,9 +189,7 @@ def test_monitor_loads_nothing_that_it_does_not_need() -> None:
     )
     loaded = set(done.stdout.split())
     assert "jobsup._monitor_main" in loaded
-    # Up to Python 3.10 attrs loads platform, and that subprocess.
-    avoidable = {"subprocess"} if sys.version_info >= (3, 11) else set()
-    assert not loaded & {*HOST_ONLY, *avoidable, "tempfile", "concurrent", "site"}
+    assert not loaded & {*HOST_ONLY, "subprocess", "tempfile", "concurrent", "site"}
     assert not {f"jobsup.{name}" for name in (*HOST, *COMMAND_LINE)} & loaded
 
 

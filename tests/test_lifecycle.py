@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from itertools import product
 
-import attrs
 import pytest
 
 from jobsup import JobRecord, JobState, Outcome, ProcessIdentity, StopCause
@@ -31,6 +30,7 @@ from jobsup._lifecycle import (
     outcome_of,
 )
 from jobsup._model import Survivor, Usage
+from jobsup._value import evolve
 
 BORN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 LATER = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -62,7 +62,7 @@ def test_there_is_an_example_of_every_event() -> None:
 @pytest.mark.parametrize("state", JobState)
 @pytest.mark.parametrize("kind", EVENTS)
 def test_every_state_on_every_event(state: JobState, kind: type[Event]) -> None:
-    record = attrs.evolve(RUNNING, state=state, sequence=7)
+    record = evolve(RUNNING, state=state, sequence=7)
     if (state, kind) in TRANSITIONS:
         after = advance(record, EXAMPLES[kind])
         assert after.state is TRANSITIONS[state, kind]
@@ -226,7 +226,7 @@ ASKED = {
 def test_outcome_is_the_first_rule_that_fits(
     cause: StopCause | None, status: tuple[int | None, int | None]
 ) -> None:
-    record = attrs.evolve(RUNNING, stop_cause=cause, exit_code=status[0], signal=status[1])
+    record = evolve(RUNNING, stop_cause=cause, exit_code=status[0], signal=status[1])
     if status == (None, None):
         expected = Outcome.LOST  # what nobody reaped is never invented
     elif cause is not None:

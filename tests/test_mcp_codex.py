@@ -8,7 +8,6 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-import attrs
 import pytest
 from commands import sleeper
 from conftest import TIMEOUT, Gate, WatchedStore, held, kill_and_wait
@@ -18,6 +17,7 @@ from mcp_clients import MODERN, call, in_loop, put_codex_on_path, refused, serve
 from jobsup import Job, JobRecord, JobState, JobStore, Outcome
 from jobsup._identity import is_alive
 from jobsup._model import Survivor, now
+from jobsup._value import evolve
 from jobsup_mcp import views, waiting
 from jobsup_mcp.desk import Desk
 from jobsup_mcp.policy import Policy
@@ -197,7 +197,7 @@ async def test_what_could_not_be_killed_is_named_and_not_called_cancelled(
 ) -> None:
     async def in_vain(_: Desk, job: Job) -> JobRecord:
         left = Survivor(4711, "sudo", 0, "S", errno=1)
-        return attrs.evolve(job.status(), state=JobState.STOPPING, survivors=(left,))
+        return evolve(job.status(), state=JobState.STOPPING, survivors=(left,))
 
     monkeypatch.setattr(waiting, "cancel", in_vain)
     async with client_of(store) as client:

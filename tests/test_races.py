@@ -29,6 +29,7 @@ from jobsup._events import JobEvent
 from jobsup._identity import send_verified
 from jobsup._jobdir import JobDir
 from jobsup._model import to_json
+from jobsup._value import evolve
 
 SCALE = float(os.environ.get("JOBSUP_TEST_SCALE", "1"))
 RACES = int(48 * SCALE)
@@ -259,9 +260,9 @@ def test_cancel_against_a_killed_monitor(store: WatchedStore) -> None:
 
 WRITER = """
 import os, signal, sys
-import attrs
 from pathlib import Path
 from jobsup._jobdir import JobDir
+from jobsup._value import evolve
 
 signal.alarm(int(sys.argv[2]))
 job_dir = JobDir(Path(sys.argv[1]))
@@ -271,7 +272,7 @@ os.set_blocking(0, False)
 while True:
     number += 1
     note = str(number) * (number % 700)
-    job_dir.write_record(attrs.evolve(record, sequence=number, note=note, output_bytes=number * 7))
+    job_dir.write_record(evolve(record, sequence=number, note=note, output_bytes=number * 7))
     try:
         if not os.read(0, 1):
             break
@@ -281,7 +282,7 @@ while True:
 
 
 def test_no_reader_sees_a_torn_record(job_dir: JobDir, record: JobRecord) -> None:
-    job_dir.write_record(attrs.evolve(record, note=""))
+    job_dir.write_record(evolve(record, note=""))
     argv = [sys.executable, "-c", WRITER, str(job_dir.path), str(100 * max(1, round(SCALE)))]
     newest, changes = 0, 0
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as writer:
