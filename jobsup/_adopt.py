@@ -54,7 +54,8 @@ def _take_over(job_dir: JobDir, record: JobRecord) -> JobRecord:
                 settled = job_dir.read_record()
             return settled
     except (Timeout, SpawnError):
-        return orphaned
+        # A launcher does not ask for our lock when it replaces a monitor of its own.
+        return job_dir.read_record() if job_dir.is_held() else orphaned
     except FileNotFoundError:
         raise
     except OSError:  # a store that cannot be written: nobody can adopt, but who looks may know

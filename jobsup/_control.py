@@ -229,6 +229,9 @@ class Order(Value):
     stdin_fd: int | None = None
     enters_cwd: bool = True
     """False: the command stays where the starter is, which `JobSpec.cwd` only names."""
+    umask: int | None = None
+    mask: list[int] | None = None
+    """The starter's, where the monitor does not inherit them."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(as_dict(self)).encode()
@@ -236,6 +239,10 @@ class Order(Value):
     @classmethod
     def from_bytes(cls, data: bytes) -> Order:
         return cls(**json.loads(data))
+
+
+RELAUNCH: Final = "relaunch"
+"""The stage of a report that says: not from here, but a monitor of your own can."""
 
 
 class Report(Value):

@@ -21,20 +21,42 @@ from jobsup.errors import RecordError
 _SPARE_BYTES: Final = 16 * 1024
 """Room for the final record: a full survivors list is below 8 KiB."""
 
+_GIANT_BYTES: Final = 64 << 20
 DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 _CREATE: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class StoreDir:
+class _File:
+    """A name in a directory, made into a path only when somebody asks for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, directory: _Directory, _: object) -> Path:
+        return Path(directory.at(self._name))
+
+
+class _Directory:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+
+    def at(self, name: str) -> str:
+        """As text: paths cost a monitor, and status(), more than what they do with them."""
+        return f"{self._path}/{name}"
+
+
+class StoreDir(_Directory):
     """The names in a store's root.  All are created by `create`, the jobs by their monitors."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.jobs = root / "jobs"
-        self.active = root / "active"
-        self.events = root / "events"
-        self.lock = root / "store.lock"
+    jobs = _File("jobs")
+    active = _File("active")
+    events = _File("events")
+    lock = _File("store.lock")
+
+    @property
+    def root(self) -> Path:
+        return Path(self._path)
 
     def create(self) -> None:
         """Make the root ready, once.
@@ -45,18 +67,18 @@ class StoreDir:
         """
         for path in (self.root, self.jobs, self.active):
             if not path.is_dir():
-                path.mkdir(parents=path is self.root, exist_ok=True)
+                path.mkdir(parents=path == self.root, exist_ok=True)
                 path.chmod(DIR_MODE)  # whatever the umask takes away
         owner = os.stat(self.root).st_uid
         if owner != os.geteuid():
             raise PermissionError(errno.EPERM, f"it belongs to user {owner}", str(self.root))
 
     def job(self, job_id: str) -> JobDir:
-        return JobDir(self.jobs / job_id)
+        return JobDir(self.at(f"jobs/{job_id}"))
 
     def unborn(self, job_id: str) -> JobDir:
         """The hidden directory in which a job is built."""
-        return JobDir(self.jobs / f".{job_id}.new")
+        return JobDir(self.at(f"jobs/.{job_id}.new"))
 
     def ids(self) -> list[str]:
         """The published jobs, oldest first; ids are ordered by time."""
@@ -67,14 +89,15 @@ class StoreDir:
         return _ids_in(self.active, lambda entry: entry.is_file(follow_symlinks=False))
 
     def mark_active(self, job_id: str) -> None:
-        fd = os.open(self.active / job_id, _CREATE | os.O_WRONLY, FILE_MODE)
+        fd = os.open(self.at(f"active/{job_id}"), _CREATE | os.O_WRONLY, FILE_MODE)
         os.close(fd)
 
     def is_marked(self, job_id: str) -> bool:
-        return (self.active / job_id).exists()
+        return os.path.exists(self.at(f"active/{job_id}"))
 
     def unmark_active(self, job_id: str) -> None:
-        (self.active / job_id).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self.at(f"active/{job_id}"))
 
 
 def _ids_in(directory: Path, is_kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
@@ -86,28 +109,35 @@ def _ids_in(directory: Path, is_kind: Callable[[os.DirEntry[str]], bool]) -> lis
         return []
 
 
-class JobDir:
+class JobDir(_Directory):
     """One job's directory.  Whoever holds the lock may write; anybody may read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.spec = path / "spec.json"
-        self.meta = path / "meta.json"
-        self.spare = path / "meta.spare"
-        self.lock = path / "lock"
-        self.control = path / "control"
-        self.output = path / "output"
-        self.stderr = path / "stderr"
-        self.stdin = path / "stdin"
-        self.log = path / "monitor.log"
+    spec = _File("spec.json")
+    meta = _File("meta.json")
+    spare = _File("meta.spare")
+    lock = _File("lock")
+    control = _File("control")
+    output = _File("output")
+    stderr = _File("stderr")
+    stdin = _File("stdin")
+    log = _File("monitor.log")
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
+
+    @property
+    def id(self) -> str:
+        """Of the job, also while it is built under a hidden name."""
+        return os.path.basename(self._path).strip(".").removesuffix(".new")
 
     @property
     def store(self) -> StoreDir:
-        return StoreDir(self.path.parent.parent)
+        return StoreDir(os.path.dirname(os.path.dirname(self._path)))
 
     def is_ours(self) -> bool:
         """Whether this user may act for the job; root acts for root alone."""
-        return os.stat(self.path).st_uid == os.geteuid()
+        return os.stat(self._path).st_uid == os.geteuid()
 
     def exists(self) -> bool:
         return self.path.is_dir() and not self.path.is_symlink()
@@ -130,7 +160,7 @@ class JobDir:
 
         *wait* seconds are for a probe to let go: one lasts microseconds.
         """
-        fd = os.open(self.lock, _CREATE | os.O_RDWR, FILE_MODE)
+        fd = os.open(self.at("lock"), _CREATE | os.O_RDWR, FILE_MODE)
         deadline = time.monotonic() + wait
         while not _flock(fd, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
@@ -141,7 +171,7 @@ class JobDir:
 
     def is_held(self) -> bool:
         """Whether a monitor lives.  A shared lock: two who look do not see each other."""
-        fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return not _flock(fd, fcntl.LOCK_SH)
         finally:
@@ -150,7 +180,7 @@ class JobDir:
     # -- what is read --------------------------------------------------------
 
     def read_spec(self) -> JobSpec:
-        return from_json(JobSpec, _read(self.spec), self.spec)
+        return from_json(JobSpec, _read(self.at("spec.json")), self.at("spec.json"))
 
     def read_record(self) -> JobRecord:
         """The record as last replaced.
@@ -159,29 +189,31 @@ class JobDir:
             FileNotFoundError: There is no such job.
             RecordError: The record is damaged or of a newer format.
         """
-        record = from_json(JobRecord, _read(self.meta), self.meta)
-        if record.job_id != self.path.name.strip(".").removesuffix(".new"):
+        meta = self.at("meta.json")
+        record = from_json(JobRecord, _read(meta), meta)
+        if record.job_id != self.id:
             raise RecordError(self.meta, f"is damaged (it is of another job, {record.job_id!r})")
         return record
 
     # -- what the lock's holder writes ---------------------------------------
 
     def write_spec(self, spec: JobSpec) -> None:
-        _write(self.spec, to_json(spec))
+        _write(self.at("spec.json"), to_json(spec))
 
     def write_record(self, record: JobRecord) -> None:
         """Replace the record; a reader, or a crash, sees the old one or the new one.  rename(2)"""
-        new = self.path / "meta.json.new"
+        new = self.at("meta.json.new")
         try:
             _write(new, to_json(record))
-            os.replace(new, self.meta)
+            os.replace(new, self.at("meta.json"))
         except OSError:
-            new.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(new)
             raise
 
     def reserve_spare(self) -> None:
         """Allocate the final record's blocks now, so that a disk that fills up cannot refuse it."""
-        fd = os.open(self.spare, _CREATE | os.O_WRONLY, FILE_MODE)
+        fd = os.open(self.at("meta.spare"), _CREATE | os.O_WRONLY, FILE_MODE)
         try:
             reserve(fd, _SPARE_BYTES)
         finally:
@@ -190,7 +222,7 @@ class JobDir:
     def write_final_record(self, record: JobRecord) -> None:
         """Replace the record for good: on a full disk too, and past a power cut."""
         data = to_json(record)
-        fd = os.open(self.spare, _CREATE | os.O_WRONLY, FILE_MODE)
+        fd = os.open(self.at("meta.spare"), _CREATE | os.O_WRONLY, FILE_MODE)
         try:
             written = 0
             while written < len(data):
@@ -199,8 +231,8 @@ class JobDir:
             sync_data(fd)
         finally:
             os.close(fd)
-        os.replace(self.spare, self.meta)
-        directory = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        os.replace(self.at("meta.spare"), self.at("meta.json"))
+        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)  # the rename itself.  fsync(2)
         finally:
@@ -215,27 +247,29 @@ def _flock(fd: int, kind: int) -> bool:
     return True
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     """A regular file, whole: no FIFO to hang on, no link to elsewhere, no giant."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise RecordError(path, "is a symbolic link, which jobsup never writes") from None
+            raise RecordError(Path(path), "is a symbolic link, which jobsup never writes") from None
         raise
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise RecordError(path, "is not a regular file")
-        if status.st_size > 64 << 20:
-            raise RecordError(path, f"is damaged ({status.st_size} bytes)")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read()
+            raise RecordError(Path(path), "is not a regular file")
+        if status.st_size > _GIANT_BYTES:
+            raise RecordError(Path(path), f"is damaged ({status.st_size} bytes)")
+        data = os.read(fd, status.st_size + 1)
+        while len(data) < status.st_size and (more := os.read(fd, status.st_size)):
+            data += more
+        return data
     finally:
         os.close(fd)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     fd = os.open(path, _CREATE | os.O_WRONLY | os.O_TRUNC, FILE_MODE)
     try:
         view = memoryview(data)

@@ -1,18 +1,29 @@
-"""Bring a monitor to life: a fresh interpreter that forks itself away from the host."""
+"""Bring a monitor to life: a fork of this process's launcher, or an interpreter of its own."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from jobsup._control import Order, Report
-from jobsup._platform import NAME
+from jobsup._control import RELAUNCH, Order, Report
+from jobsup._hostend import HostEnd
+from jobsup._jobdir import StoreDir
+from jobsup._platform import NAME, PORTABLE
 from jobsup._strays import MARKER
+from jobsup._surroundings import Surroundings, surroundings
 from jobsup.errors import SpawnError
+
+LAUNCHER: Final = "JOBSUP_LAUNCHER"
+"""Set to 0 in the environment, it gives each monitor an interpreter of its own."""
+_MAX_LAUNCHERS: Final = 4
+"""Of one process, whose threads may have different surroundings."""
 
 # The package is put in place by hand: its __init__ is the host side, which
 # would load psutil, filelock and more into every monitor.
@@ -20,12 +31,13 @@ _BOOT: Final = """
 import os, sys
 if os.fork():
     os._exit(0)
-sys.path += sys.argv[1:]
+entry, _, *paths = sys.argv[1:]
+sys.path += paths
 package = type(sys)("jobsup")
-package.__path__ = [sys.argv[1] + "/jobsup"]
+package.__path__ = [paths[0] + "/jobsup"]
 sys.modules["jobsup"] = package
-from jobsup._monitor_main import main
-main()
+__import__(entry)
+sys.modules[entry].main()
 """
 
 
@@ -33,30 +45,15 @@ def launch(order: Order) -> None:
     """Have a new monitor carry out *order*; return once it has.
 
     Raises:
-        SpawnError: It could not; nothing was left behind.
+        SpawnError: It could not; nothing was left behind, except by a monitor
+            that was killed (stage ``"monitor"``).
     """
-    try:
-        ours, theirs = socket.socketpair()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SpawnError("monitor", order.root, reason) from error
-    with ours:
-        with theirs:
-            monitor = _run_interpreter(order, theirs)
-        try:
-            # Without the flag a monitor that died would kill a host that
-            # has SIGPIPE at its default.  send(2)
-            ours.sendall(order.to_bytes(), getattr(socket, "MSG_NOSIGNAL", 0))
-            ours.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # what it said before it died is still there to be read
-        monitor.wait()  # ends at once: it only forks
-        answer = b""
-        try:
-            while part := ours.recv(1 << 16):
-                answer += part
-        except ConnectionResetError:
-            pass
+    answer = None
+    # An adopter is rare, and must be no process of a job that itself called us.
+    if order.verb == "start" and os.environ.get(LAUNCHER) != "0":
+        answer = _launchers.launch(order)
+    if answer is None:
+        answer = _launch_interpreter(order)
     report = Report.from_bytes(answer)
     if report is None:
         said = answer.decode("utf-8", "replace").strip() or "it died without a word"
@@ -66,27 +63,61 @@ def launch(order: Order) -> None:
         raise SpawnError(report.stage, report.subject, report.reason) from cause
 
 
-def _run_interpreter(order: Order, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    # -I and -S: nothing of the user's environment or site changes what a
-    # monitor is, and it starts in a third of the time.
-    argv = [sys.executable, "-I", "-S", "-c", _BOOT, *_import_paths()]
-    environment = None
-    if order.verb == "adopt":
-        # An adopter that the job itself called is no process of the job.
-        environment = {key: value for key, value in os.environ.items() if key != MARKER}
+def _converse(ours: socket.socket, order: Order) -> bytes:
+    """Hand over the order; what the monitor said of it, or died saying."""
     try:
-        return subprocess.Popen(
-            argv,
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            stderr=theirs.fileno(),
-            env=environment,
-            pass_fds=[] if order.stdin_fd is None else [order.stdin_fd],
-            start_new_session=True,
-        )
+        # Without the flag a monitor that died would kill a host that
+        # has SIGPIPE at its default.  send(2)
+        ours.sendall(order.to_bytes(), getattr(socket, "MSG_NOSIGNAL", 0))
+        ours.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # what it said before it died is still there to be read
+    answer = b""
+    try:
+        while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+def _launch_interpreter(order: Order) -> bytes:
+    try:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                keep = [] if order.stdin_fd is None else [order.stdin_fd]
+                # An adopter that the job itself called is no process of the job.
+                is_of_job = order.verb != "adopt"
+                _run_interpreter("jobsup._monitor_main", theirs, keep, is_of_job=is_of_job)
+            return _converse(ours, order)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SpawnError("monitor", order.root, reason) from error
+
+
+def _run_interpreter(
+    entry: str, theirs: socket.socket, keep: Sequence[int] = (), *, is_of_job: bool = True
+) -> None:
+    """Start *entry* with the socket as its standard streams; it forks itself away from us."""
+    # What the command gets comes with the order. A monitor needs only what loads
+    # the interpreter and names the files' encoding, and the mark of the job, if
+    # any, that it is a part of.
+    kept = ("LANG", "LC_", "LD_", "DYLD_", PORTABLE, *([MARKER] if is_of_job else ()))
+    environment = {key: os.environ[key] for key in os.environ if key.startswith(kept)}
+    # -I and -S: nothing of the user's environment or site changes what a
+    # monitor is, and it starts in a third of the time.
+    argv = [sys.executable, "-I", "-S", "-c", _BOOT, entry, ",".join(map(str, keep))]
+    forks = subprocess.Popen(
+        argv + _import_paths(),
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
+        stderr=theirs.fileno(),
+        env=environment,
+        pass_fds=keep,
+        start_new_session=True,
+    )
+    forks.wait()  # ends at once
 
 
 def _import_paths() -> list[str]:
@@ -97,3 +128,81 @@ def _import_paths() -> list[str]:
 
         packages.append(Path(psutil.__file__).parent)
     return list(dict.fromkeys(str(package.parent) for package in packages))
+
+
+# -- the launcher ------------------------------------------------------------
+
+
+class _Launchers:
+    """This process's launchers, by the surroundings in which they were started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[bytes, HostEnd | None] = {}
+        """None: one that fits cannot be had."""
+
+    def launch(self, order: Order) -> bytes | None:
+        """What the monitor said; None if it has not begun, and an interpreter must do it."""
+        here = surroundings()
+        launcher = self._fitting(here) if here else None
+        if here is None or launcher is None:
+            return None
+        try:
+            answer = launcher.launch(order, here, _converse)
+        except OSError:  # it is gone, or something cannot be handed over
+            return None
+        report = Report.from_bytes(answer)
+        if report is None and not launcher.is_alive():
+            # Nobody holds the order any more. Had its monitor begun, it left a trace.
+            store = StoreDir(Path(order.root))
+            begun = store.unborn(order.job_id).exists() or store.job(order.job_id).exists()
+            return answer if begun else None
+        return None if report and report.stage == RELAUNCH else answer
+
+    def _fitting(self, here: Surroundings) -> HostEnd | None:
+        with self._lock:
+            key = here.fingerprint
+            if key in self._known:
+                found = self._known.pop(key)
+                if found is None or found.is_usable():
+                    self._known[key] = found  # the last used is the last to go
+                    return found
+                found.close()
+            while len(self._known) >= _MAX_LAUNCHERS:
+                oldest = self._known.pop(next(iter(self._known)))
+                if oldest:
+                    oldest.close()
+            self._known[key] = self._begin(key)
+            return self._known[key]
+
+    def _begin(self, key: bytes) -> HostEnd | None:
+        try:
+            made = HostEnd(_run_interpreter)
+        except OSError:
+            return None
+        # Another thread may have changed what all share while it was started.
+        now = surroundings()
+        if now is not None and now.fingerprint == key and made.is_usable():
+            return made
+        made.close()
+        return None
+
+    def close(self, *, linger: bool = False) -> None:
+        for launcher in self._known.values():
+            if launcher:
+                launcher.close(linger=linger)
+        self._known.clear()
+
+
+_launchers = _Launchers()
+
+
+def _forget_in_child() -> None:
+    """A fork of the host has launchers of its own; the lock may have been held by a lost thread."""
+    global _launchers  # noqa: PLW0603 - one per process is what it is for
+    _launchers.close()
+    _launchers = _Launchers()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+atexit.register(lambda: _launchers.close(linger=True))

@@ -1,8 +1,7 @@
-"""What jobsup needs of Linux and Python's standard library does not name."""
+"""Processes as Linux shows them: pidfds and /proc."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import functools
@@ -15,11 +14,6 @@ from collections.abc import Iterator
 
 NAME = "linux"
 
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NAME = 15
-_FALLOC_FL_KEEP_SIZE = 0x01
-_FALLOC_FL_PUNCH_HOLE = 0x02
-
 # struct pidfd_info, first published size, and its ioctl.  linux/pidfd.h
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
 _PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
@@ -30,16 +24,6 @@ WALL = 0x40000000
 """__WALL of waitpid(2): children of every clone(2) flavour."""
 
 
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def become_subreaper() -> bool:
-    """Have orphaned descendants re-parented to this process.  PR_SET_CHILD_SUBREAPER(2const)"""
-    return bool(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-
-
 def obstacle() -> str | None:
     """Why processes cannot be told apart here; None where they can."""
     # Numbers read from another namespace's /proc, used in ours, name others.
@@ -48,39 +32,6 @@ def obstacle() -> str | None:
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
         return "the kernel does not list a process's children (CONFIG_PROC_CHILDREN)"
     return None
-
-
-def name_process(name: str) -> None:
-    """What ps(1) shows as the command's name, 15 bytes of it.  PR_SET_NAME(2const)"""
-    _libc().prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Give back the blocks of a byte range; size and offsets stay.  fallocate(2)
-
-    Raises:
-        OSError: EOPNOTSUPP where the file system cannot.
-    """
-    libc = _libc()
-    result = libc.fallocate(
-        ctypes.c_int(fd),
-        ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE),
-        ctypes.c_int64(offset),
-        ctypes.c_int64(length),
-    )
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def reserve(fd: int, size: int) -> None:
-    """Allocate a file's first blocks.  posix_fallocate(3)"""
-    os.posix_fallocate(fd, 0, size)
-
-
-def sync_data(fd: int) -> None:
-    """Have the data survive a power cut.  fdatasync(2)"""
-    os.fdatasync(fd)
 
 
 def _domain() -> str:

@@ -195,7 +195,7 @@ def plain(value: object) -> object:
 _Document = TypeVar("_Document", JobSpec, JobRecord)
 
 
-def from_json(cls: type[_Document], data: bytes, path: Path) -> _Document:
+def from_json(cls: type[_Document], data: bytes, path: str | Path) -> _Document:
     """Read what `to_json` wrote; keys of later minor additions are ignored.
 
     Raises:
@@ -208,10 +208,11 @@ def from_json(cls: type[_Document], data: bytes, path: Path) -> _Document:
             raise ValueError(f"no format {number!r}")
         if number > FORMAT:
             raise RecordError(
-                path, f"has format {number}, this jobsup reads up to {FORMAT}; use a newer jobsup"
+                Path(path),
+                f"has format {number}, this jobsup reads up to {FORMAT}; use a newer jobsup",
             )
         known = fields_of(cls)
         document = cls(**{key: value for key, value in fields.items() if key in known})
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise RecordError(path, f"is damaged ({type(error).__name__}: {error})") from error
+        raise RecordError(Path(path), f"is damaged ({type(error).__name__}: {error})") from error
     return document

@@ -1,6 +1,6 @@
 """The monitor's process: take the order, carry it out, report, supervise.
 
-Run by `jobsup._launch` in an interpreter of its own; imported by nobody.
+Run by `jobsup._launch` in an interpreter of its own, or in a fork of the launcher.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import NoReturn
 
 from jobsup._birth import RefusedError, adopt, give_birth
-from jobsup._control import Order, Report
+from jobsup._control import RELAUNCH, Order, Report
 from jobsup._ledger import log
 from jobsup._monitor import Monitor
 from jobsup._platform import become_subreaper, name_process, obstacle
 from jobsup._spawn import Inheritance
+from jobsup._value import evolve
 
 
 def _read_order() -> Order:
@@ -31,7 +32,7 @@ def _tell(report: Report) -> None:
         os.write(0, report.to_bytes())
 
 
-def _let_go_of_host() -> None:
+def let_go_of_host() -> None:
     """Our stdio was the host's socket; from here on it is nothing."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
@@ -40,16 +41,14 @@ def _let_go_of_host() -> None:
     os.chdir("/")  # pin nobody's mount
 
 
-def _take_signals() -> int:
-    """Have SIGTERM and SIGCHLD wake the loop; the descriptor says which came."""
+def take_signals(*numbers: int) -> int:
+    """Have the signals wake a loop; the descriptor says which came."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(
-            number, lambda *_: None
-        )  # also undoes SIG_IGN, which would lose exit statuses
+    for number in numbers:  # also undoes SIG_IGN, which would lose exit statuses
+        signal.signal(number, lambda *_: None)
     return reader
 
 
@@ -60,10 +59,28 @@ def _traceback(error: BaseException) -> str:
 
 
 def main() -> NoReturn:
-    """One job, from order to final record. The caller has forked and left us to init."""
+    """One job, in an interpreter of its own.  The caller has forked and left us to init."""
     order = _read_order()
-    inherited = Inheritance.take()
-    wakeup = _take_signals()
+    run(order, Inheritance.take())
+
+
+def run_here(inherited: Inheritance, cwd: int, stdin: int | None = None) -> NoReturn:
+    """One job, in a fork of the launcher: what the host hands over comes as descriptors."""
+    order = _read_order()
+    try:
+        os.fchdir(cwd)
+    except OSError as error:  # it may be in a directory that it could not enter again
+        _tell(Report(RELAUNCH, order.root, error.errno, error.strerror or ""))
+        os._exit(1)
+    os.close(cwd)
+    if order.umask is not None and order.mask is not None:
+        inherited = evolve(inherited, umask=order.umask, mask=tuple(order.mask))
+    run(evolve(order, stdin_fd=stdin), inherited)
+
+
+def run(order: Order, inherited: Inheritance) -> NoReturn:
+    """From order to final record."""
+    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
     name_process("jobsup-monitor")
     try:
         if reason := obstacle():
@@ -80,7 +97,7 @@ def main() -> NoReturn:
     try:
         monitor = Monitor(job, wakeup)
         _tell(Report())
-        _let_go_of_host()
+        let_go_of_host()
         monitor.run()
         job.job_dir.store.unmark_active(order.job_id)
     except BaseException as error:

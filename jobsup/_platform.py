@@ -24,23 +24,26 @@ def _has_pidfd() -> bool:
 
 
 if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) and _has_pidfd()):
+    from jobsup._libc import (
+        become_subreaper,
+        inherited_settings,
+        name_process,
+        punch_hole,
+        reserve,
+        sync_data,
+    )
     from jobsup._linux import (
         NAME,
         WALL,
         ProcessHandle,
         ProcessRow,
         age_of,
-        become_subreaper,
         children_of,
         environ_of,
         moved_since,
-        name_process,
         obstacle,
         owner_of,
         processes,
-        punch_hole,
-        reserve,
-        sync_data,
     )
 else:
     from jobsup._portable import (
@@ -52,6 +55,7 @@ else:
         become_subreaper,
         children_of,
         environ_of,
+        inherited_settings,
         moved_since,
         name_process,
         obstacle,
@@ -72,6 +76,7 @@ __all__ = [
     "become_subreaper",
     "children_of",
     "environ_of",
+    "inherited_settings",
     "moved_since",
     "name_process",
     "obstacle",

@@ -33,6 +33,10 @@ def name_process(name: str) -> None:
     """Nothing portable does it."""
 
 
+def inherited_settings() -> None:
+    """Nothing portable tells all that a child inherits."""
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 

@@ -32,6 +32,7 @@ from jobsup import (
 )
 from jobsup._identity import identify, is_alive, open_process, send_verified
 from jobsup._jobdir import JobDir, StoreDir
+from jobsup._launch import LAUNCHER
 from jobsup._model import now
 from jobsup._platform import environ_of, processes
 from jobsup._strays import MARKER
@@ -201,6 +202,12 @@ def make_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Wat
     for identity in leaked:
         send_verified(identity, signal.SIGKILL)
     assert not leaked, f"left behind: {', '.join(names)}"
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody replaces a killed monitor before somebody looks."""
+    monkeypatch.setenv(LAUNCHER, "0")
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from jobsup import (
     _strays,
 )
 from jobsup._identity import identify, is_alive, open_process, send_verified
+from jobsup._launch import LAUNCHER
 from jobsup._model import Survivor, now
 from jobsup._platform import ProcessRow, processes
 from jobsup._strays import StrayTree
@@ -375,6 +376,7 @@ SCENARIOS: dict[str, Callable[[JobStore, Gate], None]] = {
 def main() -> None:
     name, directory = sys.argv[1:]
     signal.alarm(110)
+    os.environ[LAUNCHER] = "0"  # who kills a monitor here wants to see it dead
     gate = Gate(Path(directory) / "gate")
     SCENARIOS[name](JobStore(Path(directory) / "store"), gate)
 

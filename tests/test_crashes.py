@@ -44,6 +44,10 @@ from jobsup import (
 )
 from jobsup._identity import identify, is_alive, send_verified
 from jobsup._platform import ProcessRow, environ_of, processes
+from jobsup._strays import MARKER
+from jobsup._ulid import new_id
+
+pytestmark = pytest.mark.usefixtures("no_launcher")
 
 
 def monitors_of(store: WatchedStore) -> list[int]:
@@ -536,9 +540,13 @@ def test_starter_killed_at_any_moment_of_start(store: WatchedStore) -> None:
     assert store.prune().swept == ()
 
 
-def test_monitor_killed_at_any_moment_of_start(store: WatchedStore) -> None:
+def test_monitor_killed_at_any_moment_of_start(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """start() tells, and has swept what the monitor left; or there is a whole job."""
-    mark = f"JOBSUP_TEST={os.environ['JOBSUP_TEST']}\0".encode()
+    outer = new_id()
+    monkeypatch.setenv(MARKER, outer)  # as if this were a job, of which the monitors are then part
+    mark = f"{MARKER}={outer}\0".encode()
     outcomes = set()
     for number in range(16):
         done = threading.Event()

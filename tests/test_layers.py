@@ -28,6 +28,7 @@ SHARED = [
     "_model",
     "_lifecycle",
     "_ladder",
+    "_libc",
     "_linux",
     "_portable",
     "_platform",
@@ -38,8 +39,10 @@ SHARED = [
     "_tree",
     "_strays",
 ]
-MONITOR = ["_spawn", "_outputcap", "_ledger", "_birth", "_monitor", "_monitor_main"]
+MONITOR = ["_spawn", "_outputcap", "_ledger", "_birth", "_monitor", "_monitor_main", "_launcher"]
 HOST = [
+    "_surroundings",
+    "_hostend",
     "_launch",
     "_output",
     "_adopt",
@@ -166,6 +169,8 @@ def attributes(module: str) -> set[str]:
 @pytest.mark.parametrize("module", sorted({*ORDER} - {"_platform"}))
 def test_nobody_else_asks_for_the_platform(module: str) -> None:
     asked = attributes(module) & {"sys.platform", "os.name", "os.uname"}
+    if module == "_libc":  # which asks for the machine: it decides the numbers of system calls
+        asked -= {"os.uname"}
     assert not asked
     assert "platform" not in imports_of(module)
 
@@ -178,11 +183,14 @@ def test_nobody_else_sends_signals(module: str) -> None:
     assert not sent
 
 
-def test_monitor_loads_nothing_that_it_does_not_need() -> None:
+@pytest.mark.parametrize("entry", ["_monitor_main", "_launcher"])
+def test_monitor_loads_nothing_that_it_does_not_need(entry: str) -> None:
     """What it imports is what a job costs."""
-    boot = _launch._BOOT.replace("if os.fork():\n    os._exit(0)\n", "").replace("main()\n", "")
+    boot = _launch._BOOT.replace("if os.fork():\n    os._exit(0)\n", "")
+    boot = boot.replace("sys.modules[entry].main()\n", "print(*sys.modules)")
+    words = [f"jobsup.{entry}", "", *_launch._import_paths()]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", boot + "print(*sys.modules)", *_launch._import_paths()],
+        [sys.executable, "-I", "-S", "-c", boot, *words],
         capture_output=True,
         text=True,
         check=True,

@@ -168,6 +168,7 @@ async def test_command_that_failed_is_completed_with_an_error(
     assert "error" not in task
 
 
+@pytest.mark.usefixtures("no_launcher")
 @in_loop
 async def test_lost_job_is_a_failed_task(store: WatchedStore, gate: Gate) -> None:
     job = store.start(sleeper(gate))

@@ -99,6 +99,7 @@ def test_another_process_pauses(store: WatchedStore, gate: Gate) -> None:
     assert job.status().state is JobState.RUNNING
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_adopted_job_is_still_paused_and_can_be_resumed(store: WatchedStore, gate: Gate) -> None:
     job = store.start(forker(gate))
     pids = gate.pids()

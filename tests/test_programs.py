@@ -289,6 +289,7 @@ def test_nginx_daemon_is_swept(lair: Lair, nginx: list[str]) -> None:
     lair.check_gone(record)
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_nginx_daemon_is_found_without_its_monitor(lair: Lair, nginx: list[str]) -> None:
     job = lair.start(nginx, leftovers="wait")
     record = eventually(lambda: detached(job), "nginx is in the background")

@@ -125,6 +125,7 @@ def test_missing_store(store: WatchedStore) -> None:
 EVERYTHING = {"keep": 0, "older_than": 0, "max_bytes": 0}
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_active_jobs_are_never_touched(store: WatchedStore, gate: Gate) -> None:
     running = store.start(sleeper(gate))
     paused = store.start(sleeper(gate))

@@ -596,6 +596,7 @@ except SpawnError as error:
     assert files_in(store) == []
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_interpreter_that_is_gone(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/no/such/python")
@@ -675,6 +676,7 @@ def test_owned_job_ends_with_its_owner(
     assert record.signal is signal.SIGTERM
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_owned_job_ends_with_its_owner_also_after_its_monitor_was_killed(
     store: WatchedStore, gate: Gate
 ) -> None:

@@ -208,6 +208,7 @@ def test_empty_write_writes_nothing(store: WatchedStore) -> None:
     assert job.tail() == ""
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_adopter_keeps_the_input_open(store: WatchedStore) -> None:
     """For a command that reads on; what it had read to the end stays read."""
     body = """

@@ -61,6 +61,7 @@ def test_time_runs_on_while_paused(store: WatchedStore) -> None:
     assert (record.outcome, record.signal) == (Outcome.TIMED_OUT, SIGTERM)
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_adopter_keeps_the_rest_of_the_time(store: WatchedStore) -> None:
     job = store.start(["sleep", "100"], timeout=1.5)
     kill_and_wait(job.status().monitor)

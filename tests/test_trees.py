@@ -137,6 +137,7 @@ def test_what_outlives_its_command_is_swept(
     assert (record.outcome, record.exit_code, record.proved) == (Outcome.FAILED, 7, True)
 
 
+@pytest.mark.usefixtures("no_launcher")
 @each_tree
 def test_cancel_finds_the_tree_of_a_killed_monitor(
     store: WatchedStore, gate: Gate, nasty: Nasty, tree: str
@@ -153,6 +154,7 @@ def test_cancel_finds_the_tree_of_a_killed_monitor(
     assert record.outcome is (Outcome.CANCELLED if EXIT_STATUS_SURVIVES else Outcome.LOST)
 
 
+@pytest.mark.usefixtures("no_launcher")
 @each_tree
 def test_sweep_by_an_adopter_finds_the_tree(
     store: WatchedStore, gate: Gate, nasty: Nasty, tree: str
@@ -171,6 +173,7 @@ def test_sweep_by_an_adopter_finds_the_tree(
         assert (record.outcome, record.exit_code) == (Outcome.FAILED, 7)
 
 
+@pytest.mark.usefixtures("no_launcher")
 @each_tree
 def test_whoever_comes_after_monitor_and_command_finds_the_tree(
     store: WatchedStore, gate: Gate, nasty: Nasty, tree: str
@@ -323,6 +326,7 @@ def test_what_cannot_be_killed_is_named_and_waited_for(
     )
 
 
+@pytest.mark.usefixtures("no_launcher")
 @pytest.mark.parametrize("place", ["command", "child"])
 def test_what_cannot_be_killed_is_not_forgotten_with_the_monitor(
     gate: Gate, survivor: Path, home: Path, place: str

@@ -53,6 +53,7 @@ def test_running_tree_is_counted_whole(store: WatchedStore, gate: Gate) -> None:
     assert 0 <= usage.cpu_seconds < 10
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_adopted_tree_is_counted(store: WatchedStore, gate: Gate) -> None:
     job = store.start(forker(gate, children=3))
     pids = gate.pids()

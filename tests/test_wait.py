@@ -85,6 +85,7 @@ print(switches() - before)
     assert int(run_host(store, body)) < 10
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_monitor_killed_during_the_wait(store: WatchedStore, gate: Gate) -> None:
     """Who waits wakes, adopts the job, and waits on."""
     job = store.start(exits_with(7, gate))
@@ -267,6 +268,7 @@ def test_async_any_and_all(store: WatchedStore, make_gate: Callable[[], Gate]) -
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_async_wait_survives_the_monitor(store: WatchedStore, gate: Gate) -> None:
     async def main() -> None:
         job = store.start(exits_with(7, gate))

@@ -1,0 +1,113 @@
+"""The host's end of a launcher: hand an order over with the descriptors that go with it."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from jobsup._control import Order
+from jobsup._surroundings import Surroundings
+from jobsup._value import evolve
+
+_HELLO_BYTES: Final = 4096
+_CREDENTIALS: Final = struct.Struct("iII")
+_LINGER_SECONDS: Final = 0.5
+
+RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
+Converse = Callable[[socket.socket, Order], bytes]
+
+
+class HostEnd:
+    """One launcher.  It ends when this end is closed, or this process is gone."""
+
+    def __init__(self, run_interpreter: RunInterpreter) -> None:
+        """Raises OSError where none can be had."""
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._inode = os.fstat(self._control.fileno()).st_ino
+        try:
+            with theirs:
+                # The kernel then tells us its pid, in our own pid namespace.  unix(7)
+                self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                host = os.pidfd_open(os.getpid())
+                try:
+                    run_interpreter("jobsup._launcher", theirs, [host])
+                finally:
+                    os.close(host)
+            self._pid = self._hear_hello()
+        except BaseException:
+            self._control.close()
+            raise
+
+    def _hear_hello(self) -> int:
+        space = socket.CMSG_SPACE(_CREDENTIALS.size)
+        hello, ancillary, _, _ = self._control.recvmsg(_HELLO_BYTES, space)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and hello == b"ready":
+                return int(_CREDENTIALS.unpack(data)[0])
+        raise ConnectionAbortedError(hello.decode("utf-8", "replace"))
+
+    def _is_ours(self) -> bool:
+        """Whether the number is our socket's yet: a daemon closes all that it finds open."""
+        try:
+            return os.fstat(self._control.fileno()).st_ino == self._inode
+        except OSError:
+            return False
+
+    def is_alive(self) -> bool:
+        """Whether it can still hear us."""
+        poll = select.poll()
+        poll.register(self._control, 0)  # POLLHUP comes unasked
+        return self._is_ours() and not poll.poll(0)
+
+    def is_usable(self) -> bool:
+        """Whether it lives, in no wider sandbox than this thread.
+
+        No file tells of a Landlock domain. But whoever has entered one may not
+        look into a process outside of it.  landlock(7), ptrace(2) access mode
+        """
+        try:
+            os.readlink(f"/proc/{self._pid}/cwd")
+        except OSError:
+            return False
+        return self.is_alive()
+
+    def launch(self, order: Order, here: Surroundings, converse: Converse) -> bytes:
+        """What the monitor said that it forked for *order*.
+
+        Raises:
+            OSError: The order could not be handed over; nothing has begun.
+        """
+        with ExitStack() as on_exit:
+            ours, theirs = socket.socketpair()
+            on_exit.enter_context(ours)
+            with theirs:
+                cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                on_exit.callback(os.close, cwd)
+                stdin = [] if order.stdin_fd is None else [order.stdin_fd]
+                self._send(order, [theirs.fileno(), cwd, *stdin])
+            handed = evolve(order, stdin_fd=None, umask=here.umask, mask=list(here.mask))
+            return converse(ours, handed)
+
+    def _send(self, order: Order, fds: Sequence[int]) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+        message = json.dumps([order.root, order.job_id]).encode()
+        self._control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
+
+    def close(self, *, linger: bool = False) -> None:
+        """Let it go, and with *linger* wait a moment until it is gone."""
+        if not self._is_ours():
+            self._control.detach()
+            return
+        self._control.close()
+        if linger:
+            with suppress(OSError):
+                poll = select.poll()
+                poll.register(os.pidfd_open(self._pid), select.POLLIN)
+                poll.poll(_LINGER_SECONDS * 1000)
