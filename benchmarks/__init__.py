@@ -1,1 +1,1 @@
-"""What jobsup costs, each figure beside a bare subprocess in the same run."""
+"""What jobsup costs, each figure beside a peer or a baseline in the same run."""

@@ -1,38 +1,39 @@
-"""Time something many times, and say it in one line."""
+"""Time things, turn and turn about, so that what disturbs the machine disturbs all of them."""
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+Act = Callable[[], float]
+"""Does something once, and says how many seconds the part that counts took."""
 
 
-def time_each(act: Callable[[], object], rounds: int) -> list[float]:
-    """Seconds of each of *rounds* calls, after one that does not count."""
-    act()
-    seconds = []
-    for _ in range(rounds):
+def timed(act: Callable[[], object]) -> Act:
+    """All of *act* counts."""
+
+    def measure() -> float:
         begun = time.perf_counter()
         act()
-        seconds.append(time.perf_counter() - begun)
-    return seconds
+        return time.perf_counter() - begun
+
+    return measure
 
 
-def report(figure: str, ours: list[float], bare: list[float] | None, unit: str = "ms") -> None:
-    """One JSON line: median, spread, and the ratio to the baseline."""
-    scale = 1e3 if unit == "ms" else 1.0
-    line: dict[str, object] = {"figure": figure, "unit": unit, **_summary("jobsup", ours, scale)}
-    if bare:
-        line.update(_summary("bare", bare, scale))
-        line["ratio"] = round(statistics.median(ours) / statistics.median(bare), 2)
-    print(json.dumps(line), flush=True)
+def interleave(
+    acts: Mapping[str, Act], rounds: int, *, rest: float = 0.0, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """What each of *acts* took in each of *rounds*: ours, a peer, ours, a peer.
 
-
-def _summary(who: str, values: list[float], scale: float) -> dict[str, float]:
-    ordered = sorted(values)
-    return {
-        f"{who}_median": round(statistics.median(ordered) * scale, 3),
-        f"{who}_p95": round(ordered[int(0.95 * (len(ordered) - 1))] * scale, 3),
-        "n": len(ordered),
-    }
+    Args:
+        rest: Seconds before each act, for the last one's remains to settle.
+        warm_up: Rounds that do not count.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in acts}
+    for number in range(warm_up + rounds):
+        for name, act in acts.items():
+            time.sleep(rest)
+            value = act()
+            if number >= warm_up:
+                taken[name].append(value)
+    return taken
