@@ -64,10 +64,7 @@ class Job(Value):
         try:
             yield job_dir
         except (FileNotFoundError, NotADirectoryError) as error:
-            if job_dir.exists():
-                missing = "is missing; somebody deleted it from the job's directory"
-                raise RecordError(Path(error.filename or job_dir.meta), missing) from None
-            raise JobNotFoundError(self.id, self.root) from None
+            raise job_dir.missing(error) from None
 
     # -- look ----------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from jobsup._model import JobRecord, from_json, to_json
 from jobsup._platform import reserve, sync_data
 from jobsup._spec import JobSpec
 from jobsup._ulid import is_id
-from jobsup.errors import RecordError
+from jobsup.errors import JobNotFoundError, JobsupError, RecordError
 
 _SPARE_BYTES: Final = 16 * 1024
 """Room for the final record: a full survivors list is below 8 KiB."""
@@ -141,6 +141,13 @@ class JobDir(_Directory):
 
     def exists(self) -> bool:
         return self.path.is_dir() and not self.path.is_symlink()
+
+    def missing(self, error: OSError) -> JobsupError:
+        """What *error*, that a file of the job is not there, means."""
+        if self.exists():
+            path = Path(error.filename or self.meta)
+            return RecordError(path, "is missing; somebody deleted it from the job's directory")
+        return JobNotFoundError(self.path.name, self.store.root)
 
     def remove(self) -> None:
         """Delete the directory.  It is flat; what somebody else put into it below stays."""

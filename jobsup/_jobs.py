@@ -259,7 +259,8 @@ class JobStore:
         """Block until any or all of *jobs* have ended, at most *timeout* seconds.
 
         Unlike `Job.wait` it returns when the time is up, and tells what ended
-        and what is pending. Raises JobNotFoundError before it waits.
+        and what is pending. Raises JobNotFoundError before it waits, or when
+        one of them is pruned before its end was seen.
         """
         return _wait.wait(self._dirs(jobs, mode), mode, optional_seconds(timeout, "timeout"))
 

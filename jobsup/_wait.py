@@ -38,21 +38,31 @@ class _Look:
         self.handles: list[ProcessHandle] = []
         self.is_blind = False
         for job_dir in jobs:
-            record = current_record(job_dir)
+            try:
+                ended = self._look_at(job_dir, on_exit)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise job_dir.missing(error) from None
+            if ended is not None:
+                known[job_dir.path.name] = ended
+
+    def _look_at(self, job_dir: JobDir, on_exit: ExitStack) -> JobRecord | None:
+        """The final record; None if there is none yet, and something to block on."""
+        record = current_record(job_dir)
+        if record.state is JobState.ENDED:
+            return record
+        handle = open_process(record.monitor) if record.monitor else None
+        if handle is None:
+            record = job_dir.read_record()
             if record.state is JobState.ENDED:
-                known[job_dir.path.name] = record
-                continue
-            handle = open_process(record.monitor) if record.monitor else None
-            if handle is None and job_dir.read_record().state is JobState.ENDED:
-                known[job_dir.path.name] = job_dir.read_record()  # it ended as we looked
-                continue
-            if handle is None or handle.fileno() is None:
-                self.is_blind = True
-            if handle is not None:
-                on_exit.callback(handle.close)
-                # The monitor may have ended the job after we read the record
-                # and before we held it; then it is over, and wakes us at once.
-                self.handles.append(handle)
+                return record  # it ended as we looked
+        if handle is None or handle.fileno() is None:
+            self.is_blind = True
+        if handle is not None:
+            on_exit.callback(handle.close)
+            # The monitor may have ended the job after we read the record
+            # and before we held it; then it is over, and wakes us at once.
+            self.handles.append(handle)
+        return None
 
     def pause(self, left: float | None) -> float | None:
         """Seconds to block at most."""

@@ -15,7 +15,18 @@ import pytest
 from commands import exits_with, sleeper
 from conftest import TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait, run_host
 
-from jobsup import Job, JobNotFoundError, JobState, JobsupError, Outcome, WaitTimeoutError
+from jobsup import (
+    Job,
+    JobNotFoundError,
+    JobRecord,
+    JobState,
+    JobsupError,
+    Outcome,
+    WaitTimeoutError,
+    _wait,
+)
+from jobsup._adopt import current_record
+from jobsup._jobdir import JobDir
 
 
 def test_wait_returns_the_final_record(store: WatchedStore, gate: Gate) -> None:
@@ -146,6 +157,29 @@ def test_unknown_job_is_told_before_the_wait(store: WatchedStore, gate: Gate) ->
             store.wait([job, unknown])
         with pytest.raises(JobNotFoundError):
             asyncio.run(store.wait_async([job, unknown]))
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_job_pruned_during_the_wait_is_told_in_our_words(
+    store: WatchedStore, gate: Gate, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    running, ended = store.start(sleeper(gate)), store.start(["true"])
+    ended.wait(timeout=TIMEOUT)
+
+    def pruned_as_we_look(job_dir: JobDir) -> JobRecord:
+        store.prune(keep=0)
+        return current_record(job_dir)
+
+    def wait() -> None:
+        if is_async:
+            asyncio.run(store.wait_async([running, ended], timeout=TIMEOUT))
+        else:
+            store.wait([running, ended], timeout=TIMEOUT)
+
+    monkeypatch.setattr(_wait, "current_record", pruned_as_we_look)
+    with pytest.raises(JobNotFoundError, match=ended.id):
+        wait()
+    assert running.status().state is JobState.RUNNING
 
 
 def test_unknown_mode_is_refused(store: WatchedStore) -> None:
