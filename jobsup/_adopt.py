@@ -74,7 +74,7 @@ def _settle(job_dir: JobDir) -> JobRecord | None:
         settled = _verdict(job_dir, advance(record, MonitorDied()))
         if settled is not None:
             job_dir.write_final_record(settled)
-            _tell_the_end(job_dir, settled)
+            tell_the_end(job_dir, settled)
         return settled
     finally:
         os.close(lock)
@@ -104,12 +104,12 @@ def close_books(job_dir: JobDir, record: JobRecord) -> None:
         if lock is None:  # the monitor is at it
             return
         try:
-            _tell_the_end(job_dir, record)
+            tell_the_end(job_dir, record)
         finally:
             os.close(lock)
 
 
-def _tell_the_end(job_dir: JobDir, record: JobRecord) -> None:
+def tell_the_end(job_dir: JobDir, record: JobRecord) -> None:
     """With the lock held: the last event, unless it is there, and off with the marker."""
     store = job_dir.store
     with suppress(OSError):

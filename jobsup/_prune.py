@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from jobsup._adopt import current_record
+from jobsup._adopt import current_record, tell_the_end
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, now
 from jobsup._sweep import sweep
@@ -98,6 +98,10 @@ def _remove(store: StoreDir, job: JobDir) -> bool:
     if lock is None:
         return False
     try:
+        # Its monitor may have been killed since we looked, with this yet to do.
+        if store.is_marked(job.path.name) and job.is_ours():
+            with suppress(RecordError):
+                tell_the_end(job, job.read_record())
         hidden = job.path.with_name(f".{job.path.name}.del")
         os.rename(job.path, hidden)
         JobDir(hidden).remove()

@@ -24,10 +24,11 @@ from conftest import (
     put,
 )
 
-from jobsup import Job, JobNotFoundError, JobRecord, JobState
+from jobsup import Job, JobNotFoundError, JobRecord, JobState, _prune
 from jobsup._identity import is_alive
-from jobsup._jobdir import StoreDir
+from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import now
+from jobsup._prune import _ended_jobs as ended_jobs
 from jobsup._ulid import new_id
 
 
@@ -55,6 +56,28 @@ def left(store: WatchedStore) -> list[Job]:
 def test_no_rule_prunes_no_job(store: WatchedStore, jobs: list[Job]) -> None:
     assert store.prune().job_ids == ()
     assert left(store) == jobs
+
+
+def test_end_is_told_though_the_monitor_is_killed_as_we_prune(
+    store: WatchedStore, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote the final record, and not yet the last line of the feed."""
+    directory = StoreDir(store.root)
+    directory.mark_active(jobs[0].id)
+    lock = jobs[0].dir.acquire()
+    assert lock is not None
+
+    def look_and_kill(store_dir: StoreDir) -> list[tuple[JobDir, JobRecord]]:
+        found = ended_jobs(store_dir)
+        os.close(lock)
+        return found
+
+    monkeypatch.setattr(_prune, "_ended_jobs", look_and_kill)
+    assert store.prune(keep=3).job_ids == (jobs[0].id,)
+    assert [(event.job_id, event.state) for event in store.events().events] == [
+        (jobs[0].id, JobState.ENDED)
+    ]
+    assert directory.active_ids() == []
 
 
 @pytest.mark.parametrize(("hours", "gone"), [(0, 4), (0.5, 4), (2.5, 2), (3.5, 1), (9, 0)])
