@@ -116,9 +116,10 @@ class OwnTree:
     def _reap(self, *, spare_command: bool) -> bool:
         for _ in range(REAP_LIMIT):
             try:
-                if spare_command and not self._another_is_dead():
+                which = self._another_dead() if spare_command else -1
+                if which is None:
                     return False
-                pid, _, usage = os.wait4(-1, os.WNOHANG | WALL)
+                pid, _, usage = os.wait4(which, os.WNOHANG | WALL)
             except ChildProcessError:
                 return True
             if pid == 0:
@@ -130,10 +131,13 @@ class OwnTree:
             self._peak_rss_bytes = max(self._peak_rss_bytes, usage.ru_maxrss * 1024)
         return False
 
-    def _another_is_dead(self) -> bool:
-        """Whether the next zombie is any but the command's, which is to be published first."""
+    def _another_dead(self) -> int | None:
+        """The next zombie, unless it is the command's, which is to be published first.
+
+        Reap this very one: the command may die any moment, and would come before it.
+        """
         seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
-        return seen is not None and seen.si_pid != self._command
+        return None if seen is None or seen.si_pid == self._command else seen.si_pid
 
     def usage(self) -> Usage | None:
         return Usage(round(self._cpu_seconds, 6), self._peak_rss_bytes)
