@@ -27,7 +27,7 @@ from jobsup._model import now
 from jobsup._value import evolve
 
 SCALE = float(os.environ.get("JOBSUP_TEST_SCALE", "1"))
-HISTORIES = int(12 * SCALE)
+HISTORIES = int(36 * SCALE)
 STEPS = 30
 
 pytestmark = pytest.mark.timeout(120 + 240 * SCALE)
