@@ -50,7 +50,6 @@ class Ground:
     """Where a part does its work, and until when, by time.monotonic()."""
 
     folder: Path
-    pool: ClientPool
     deadline: float
 
     def store(self) -> JobStore:
@@ -69,8 +68,9 @@ Part = Callable[[Ground, Bounds, int], Figures]
 def try_histories(ground: Ground, bounds: Bounds, seed: int) -> Figures:
     """The state machine: clients on one store, killed as it comes, against a model."""
     folder = Path(tempfile.mkdtemp(dir=ground.folder))
-    stage = Stage(ground.pool, compiled("truth.c", folder, "-static"), folder)
-    run_histories(stage, seed, min(bounds.histories, _PIECE), bounds.steps)
+    with ClientPool() as pool:
+        stage = Stage(pool, compiled("truth.c", folder, "-static"), folder)
+        run_histories(stage, seed, min(bounds.histories, _PIECE), bounds.steps)
     return {
         "histories": stage.histories,
         "jobs": stage.jobs,
@@ -86,7 +86,8 @@ def try_at_once(ground: Ground, bounds: Bounds, _: int) -> Figures:
 
 def try_hammer(ground: Ground, bounds: Bounds, seed: int) -> Figures:
     """Many processes at work in one store."""
-    return hammer(ground.pool, ground.store(), bounds.processes, bounds.rounds, seed)
+    with ClientPool() as pool:
+        return hammer(pool, ground.store(), bounds.processes, bounds.rounds, seed)
 
 
 def try_in_a_row(ground: Ground, bounds: Bounds, _: int) -> Figures:
@@ -130,9 +131,9 @@ def main() -> None:
     print(json.dumps({"jobsup": __version__, **numbers}), flush=True)
     deadline = time.monotonic() + given.seconds
     failed = False
-    with tempfile.TemporaryDirectory(prefix="jobsup-soak-") as folder, ClientPool() as pool:
+    with tempfile.TemporaryDirectory(prefix="jobsup-soak-") as folder:
         for name in given.only or PARTS:
-            for line in run(Ground(Path(folder), pool, deadline), bounds, name):
+            for line in run(Ground(Path(folder), deadline), bounds, name):
                 print(json.dumps(line), flush=True)
                 failed = failed or "failure" in line
     sys.exit(failed)

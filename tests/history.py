@@ -122,9 +122,9 @@ class History(Judge):
         with suppress(OSError, RecordError):
             monitor = Job(job.job_id, self.root).dir.read_record().monitor
             assert monitor
-            self.kills += 1
-            job.monitor_kills += 1
             refused = send_verified(monitor, SIGKILL)
+            self.kills += not refused
+            job.monitor_kills += not refused
             self.note(f"kill monitor {monitor.pid} of {job.token}: {refused or 'done'}")
 
     def collect(self, client: int) -> None:
