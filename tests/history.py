@@ -17,7 +17,8 @@ from judge import Call, Judge
 from model_jobs import TOKEN, ModelJob
 
 from jobsup import Job, JobNotFoundError, JobRecord, JobsupError, RecordError
-from jobsup._identity import open_process, send_verified
+from jobsup._identity import identify, open_process, send_verified
+from jobsup._platform import ProcessRow, children_of
 
 WORKERS: Final = 4
 WAITERS: Final = 2
@@ -126,6 +127,16 @@ class History(Judge):
             self.kills += not refused
             job.monitor_kills += not refused
             self.note(f"kill monitor {monitor.pid} of {job.token}: {refused or 'done'}")
+
+    def kill_launcher(self, client: int) -> None:
+        """That of a client, where it has one: what it asked for comes to pass all the same."""
+        self._draw("kill launcher", client)
+        for pid in children_of(self._clients[client].identity.pid):
+            row, launcher = ProcessRow.read(pid), identify(pid)
+            if launcher and row and row.command == "jobsup-launcher":
+                refused = send_verified(launcher, SIGKILL)
+                self.kills += not refused
+                self.note(f"kill launcher {pid} of client {client}: {refused or 'done'}")
 
     def collect(self, client: int) -> None:
         """The answer to the client's call, if it has one on its way."""

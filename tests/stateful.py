@@ -156,6 +156,11 @@ class HistoryMachine(RuleBasedStateMachine):
         time.sleep(delay / 1e6)
         self._history.kill_client(client)
 
+    @rule(client=workers, delay=delays)
+    def kill_launcher(self, client: int, delay: int) -> None:
+        time.sleep(delay / 1e6)
+        self._history.kill_launcher(client)
+
     @rule(client=workers)
     def collect(self, client: int) -> None:
         self._history.collect(client)
