@@ -133,7 +133,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def prune(self, client: int, keep: int) -> None:
         self._history.call(client, "prune", keep=keep)
 
-    @rule(client=workers, job=jobs, timeout=st.sampled_from([0.0, 0.05, 0.5]))
+    @rule(client=workers, job=jobs, timeout=st.sampled_from([0.0, 0.02, 0.1]))
     def wait(self, client: int, job: int, timeout: float) -> None:
         self._history.call(client, "wait", self._job(job), timeout=timeout)
 
