@@ -119,7 +119,10 @@ class JobStore:
         if stderr not in ("merge", "separate"):
             raise ValueError(f"stderr must be 'merge' or 'separate', not {stderr!r}")
         kind = stdin_kind(stdin)
-        owner = identify_self() if lifetime == "owner" else None
+        try:
+            owner = identify_self() if lifetime == "owner" else None
+        except OSError as error:
+            raise SpawnError("monitor", str(self.root), error.strerror or str(error)) from error
         spec = JobSpec(
             argv=argv,
             name=name,
