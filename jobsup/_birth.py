@@ -86,7 +86,7 @@ def give_birth(order: Order, inherited: Inheritance, is_subreaper: bool) -> Supe
                 monitor=identify_self(),
             )
             hidden.write_record(record)
-            undo.callback(store.unmark_active, order.job_id)
+            undo.callback(_unmark, store, order.job_id)
             store.mark_active(order.job_id)
             if _host_is_gone():
                 gone = "whoever asked for the job went away"
@@ -172,11 +172,17 @@ def _host_is_gone() -> bool:
     return bool(poll.poll(0))
 
 
+def _unmark(store: StoreDir, job_id: str) -> None:
+    with suppress(OSError):  # prune sweeps it; what is to be told is why the start failed
+        store.unmark_active(job_id)
+
+
 def _kill_all(tree: OwnTree) -> None:
     """Undo an execution: SIGKILL until ECHILD."""
     tree.peek()
     while not tree.collect():
-        tree.force()
+        with suppress(OSError):  # a look that was refused; the next one may not be
+            tree.force()
         time.sleep(0.001)
         tree.peek()
 
