@@ -63,10 +63,10 @@ class Ledger:
             log(self._job_dir, f"cannot write the record: {error}")
 
     def _add_output(self) -> None:
-        for cap in self._caps:
-            cap.trim()
-        refusals = sorted({cap.refusal for cap in self._caps if cap.refusal})
         with suppress(OSError):
+            for cap in self._caps:
+                cap.trim()
+            refusals = sorted({cap.refusal for cap in self._caps if cap.refusal})
             files = (self._job_dir.output, self._job_dir.stderr)
             self.record = evolve(
                 self.record,

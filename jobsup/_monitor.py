@@ -31,7 +31,7 @@ from jobsup._lifecycle import (
     TreeEmptied,
     TreeReleased,
 )
-from jobsup._model import StopCause, now
+from jobsup._model import StopCause, Survivor, now
 from jobsup._outputcap import OutputCap
 from jobsup._platform import ProcessHandle, age_of
 from jobsup._spec import Leftovers, Lifetime, OnOutputLimit
@@ -42,6 +42,8 @@ _NAP_SECONDS: Final = (0.0005, 0.02)
 """Between two passes of force: the first, then doubling up to the last."""
 _OWNER_SECONDS: Final = 0.5
 """Between two looks at an owner that wakes nobody when it exits."""
+_AGAIN_SECONDS: Final = 0.1
+"""Until what the system refused, for want of memory or descriptors, is tried again."""
 _NAMING_SECONDS: Final = 2.0
 """After this long of force the survivors are named, and tried once a second."""
 
@@ -52,7 +54,7 @@ class Monitor:
     def __init__(self, job: Supervised, wakeup: int) -> None:
         self._job = job
         self._job_dir = job.job_dir
-        self._caps = self._open_caps()
+        self._caps: list[OutputCap] = []
         self._ledger = Ledger(job.job_dir, job.record, self._caps)
         self._tree = job.tree
         self._stdin_writer = job.stdin_writer
@@ -60,29 +62,30 @@ class Monitor:
         self._ladder: Ladder | None = None
         self._nap = _NAP_SECONDS[0]
         self._forcing_since: float | None = None
-        self._deadlines: dict[Callable[[float], None], float] = {}
+        self._deadlines: dict[Callable[[float], object], float] = {}
         self._selector = selectors.DefaultSelector()
-        self._listen(wakeup, lambda: self._on_signals(wakeup))
+        self._listen(wakeup, partial(self._on_signals, wakeup))
         self._listen(job.requests.fd, self._on_requests)
         command = job.tree.fileno()
         if command is not None:
-            self._listen(command, lambda: self._selector.unregister(command))
-        self._arm()
+            self._listen(command, lambda _: self._selector.unregister(command))
 
     # -- set-up --------------------------------------------------------------
 
-    def _listen(self, fd: int, act: Callable[[], object]) -> None:
+    def _listen(self, fd: int, act: Callable[[float], object]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, act)
 
-    def _open_caps(self) -> list[OutputCap]:
+    def _open_caps(self, now: float) -> None:
         spec = self._job.spec
         if spec.output_limit is None:
-            return []
+            return
         files = [self._job_dir.output, self._job_dir.stderr][: 1 + spec.separate_stderr]
         share = spec.output_limit // len(files)
-        return [OutputCap(file, share, time.monotonic()) for file in files]
+        with suppress(FileNotFoundError):  # deleted before an adopter came: nothing to limit
+            self._caps += [OutputCap(file, share, now) for file in files]
+            self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
 
-    def _arm(self) -> None:
+    def _arm(self, _: float) -> None:
         spec = self._job.spec
         started = time.monotonic()
         command = self._ledger.record.command
@@ -90,8 +93,6 @@ class Monitor:
             started -= age_of(command.pid)
         if spec.timeout is not None:
             self._deadlines[self._on_timeout] = started + spec.timeout
-        if self._caps:
-            self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
         if spec.lifetime is Lifetime.OWNER and spec.owner:
             owner = open_process(spec.owner)
             if owner is None or owner.exited():
@@ -100,34 +101,50 @@ class Monitor:
                 self._listen(fd, partial(self._on_owner_exit, fd))
             else:
                 self._look_at_owner(owner, time.monotonic())
-        if self._ledger.record.state is STOPPING:
+        if self._ledger.record.state is STOPPING and self._ladder is None:
             self._begin_ladder(spec.stop)
 
     # -- the loop ------------------------------------------------------------
 
     def run(self) -> None:
         """Until the job has ended."""
-        self._look()
+        self._attempt(self._open_caps)
+        self._attempt(self._arm)
+        self._attempt(self._look)
         while not self._ledger.has_ended:
             now = time.monotonic()
             wait = min(self._deadlines.values(), default=None)
             ready = self._selector.select(None if wait is None else max(0.0, wait - now))
             # Deaths first: a command that ended before a stop reached it
             # keeps its own outcome.
-            self._look()
+            self._attempt(self._look)
             for key, _ in ready:
                 if not self._ledger.has_ended:
-                    key.data()
+                    self._attempt(key.data)
             self._keep_time()
 
     def _keep_time(self) -> None:
         now = time.monotonic()
         for act, at in list(self._deadlines.items()):
             if at <= now and not self._ledger.has_ended:
-                del self._deadlines[act]
-                act(now)
+                self._deadlines.pop(act, None)
+                self._attempt(act)
 
-    def _look(self) -> None:
+    def _attempt(self, act: Callable[[float], object]) -> None:
+        """Do it; where the system refuses a call, soon again.
+
+        A look takes descriptors and memory, and a monitor that died for want
+        of them would take with it what only it knows.
+        """
+        try:
+            act(time.monotonic())
+        except OSError as error:
+            if self._ledger.has_ended:  # it is the final record that was refused
+                raise
+            log(self._job_dir, f"will try again: {error}")
+            self._deadlines[act] = time.monotonic() + _AGAIN_SECONDS
+
+    def _look(self, _: float = 0.0) -> None:
         """See who died, and draw the consequences."""
         if self._ledger.has_ended:
             return
@@ -141,13 +158,16 @@ class Monitor:
         if self._exited:
             self._sweep()
         if (pause := self._tree.look_seconds()) is not None:
-            self._deadlines[self._on_look] = time.monotonic() + pause
+            self._deadlines[self._look] = time.monotonic() + pause
 
     def _end_of_command(self, exit: Exit) -> Event:
         stopped = self._ledger.record.stop_cause is not None
         if stopped or self._job.spec.leftovers is not Leftovers.WAIT:
             return CommandExited(exit.exit_code, exit.signal)
-        return CommandDetached(exit.exit_code, exit.signal, self._tree.survivors())
+        living: tuple[Survivor, ...] = ()
+        with suppress(OSError):  # the sweep names them then; the status is told but once
+            living = self._tree.survivors()
+        return CommandDetached(exit.exit_code, exit.signal, living)
 
     def _sweep(self) -> None:
         """The command is over, others live on."""
@@ -167,15 +187,18 @@ class Monitor:
 
     # -- what happens --------------------------------------------------------
 
-    def _on_signals(self, wakeup: int) -> None:
+    def _on_signals(self, wakeup: int, _: float) -> None:
         if signal.SIGTERM in os.read(wakeup, 4096):
             self._stop(StopCause.CANCEL)
 
-    def _on_requests(self) -> None:
+    def _on_requests(self, _: float) -> None:
         for request in self._job.requests.read(self._reject):
             if self._ledger.has_ended:
                 return  # the client sees our end of the FIFO close
-            error = self._act_on(request)
+            try:
+                error = self._act_on(request)
+            except OSError as refused:
+                error = refused.strerror or str(refused)
             log(self._job_dir, f"request {request.verb}: {error or 'done'}")
             _control.answer(self._job_dir, request, error)
 
@@ -208,7 +231,7 @@ class Monitor:
             with suppress(OSError):  # so that a later writer learns that it is closed
                 self._job_dir.stdin.unlink()
 
-    def _on_owner_exit(self, fd: int) -> None:
+    def _on_owner_exit(self, fd: int, _: float) -> None:
         self._selector.unregister(fd)
         self._stop(StopCause.OWNER_DIED)
 
@@ -222,9 +245,6 @@ class Monitor:
     def _on_timeout(self, _: float) -> None:
         self._stop(StopCause.TIMEOUT)
 
-    def _on_look(self, _: float) -> None:
-        self._look()
-
     def _on_cap(self, now: float) -> None:
         limit = self._job.spec.output_limit
         size = sum(cap.tick(now) for cap in self._caps)
@@ -236,6 +256,9 @@ class Monitor:
 
     def _stop(self, cause: StopCause, plan: StopPlan | None = None) -> None:
         """Begin the stop plan, or shorten the one under way."""
+        self._attempt(partial(self._try_to_stop, cause, plan))
+
+    def _try_to_stop(self, cause: StopCause, plan: StopPlan | None, _: float) -> None:
         self._look()
         if self._ledger.has_ended:
             return
@@ -245,11 +268,11 @@ class Monitor:
             self._begin_ladder(plan or self._job.spec.stop)
         elif plan is not None:
             self._ladder.shorten(plan, time.monotonic())
-            self._climb(time.monotonic())
+            self._attempt(self._climb)
 
     def _begin_ladder(self, plan: StopPlan) -> None:
         self._ladder = Ladder(plan, time.monotonic())
-        self._climb(time.monotonic())
+        self._attempt(self._climb)
 
     def _climb(self, now: float) -> None:
         """Take the steps of the plan that are due."""
@@ -261,12 +284,15 @@ class Monitor:
             if self._ladder.is_forcing:
                 self._deadlines.pop(self._climb, None)
                 self._forcing_since = now
-                self._force(now)
+                self._attempt(self._force)
                 return
-            self._tree.send(step.signal)
-            # A stopped process acts on no signal but SIGKILL.  signal(7)
-            self._tree.send(signal.SIGCONT)
+            self._attempt(partial(self._ask, step.signal))
         self._deadlines[self._climb] = self._ladder.next_at
+
+    def _ask(self, signum: int, _: float) -> None:
+        self._tree.send(signum)
+        # A stopped process acts on no signal but SIGKILL.  signal(7)
+        self._tree.send(signal.SIGCONT)
 
     def _force(self, now: float) -> None:
         assert self._forcing_since is not None

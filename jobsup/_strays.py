@@ -74,8 +74,8 @@ class StrayTree:
     def peek(self) -> Exit | None:
         if self._peeked or self.command_lives():
             return None
-        self._peeked = True
         status = self._handle.exit_status() if self._handle else None
+        self._peeked = True  # not before: that the system refuses a look once loses nothing
         return Exit(None, None) if status is None else Exit.of_status(status)
 
     def collect(self) -> bool:
