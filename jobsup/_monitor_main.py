@@ -34,11 +34,12 @@ def _tell(report: Report) -> None:
 
 def let_go_of_host() -> None:
     """Our stdio was the host's socket; from here on it is nothing."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-    os.chdir("/")  # pin nobody's mount
+    with suppress(OSError):  # the job does not need it either
+        os.chdir("/")  # pin nobody's mount
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
 
 
 def take_signals(*numbers: int) -> int:
@@ -99,7 +100,8 @@ def run(order: Order, inherited: Inheritance) -> NoReturn:
         _tell(Report())
         let_go_of_host()
         monitor.run()
-        job.job_dir.store.unmark_active(order.job_id)
+        with suppress(OSError):  # whoever looks next does it then
+            job.job_dir.store.unmark_active(order.job_id)
     except BaseException as error:
         log(job.job_dir, _traceback(error))
         os._exit(1)
