@@ -46,6 +46,17 @@ def _boot_id() -> str:
         return file.read().decode().strip()
 
 
+@functools.cache
+def _shift_ticks() -> int:
+    """What is added to the start times that this process is shown.  time_namespaces(7)"""
+    try:
+        with open("/proc/self/timens_offsets", "rb") as file:
+            offsets = {name: int(seconds) for name, seconds, _ in map(bytes.split, file)}
+    except FileNotFoundError:
+        return 0
+    return offsets[b"boottime"] * os.sysconf("SC_CLK_TCK")
+
+
 def moved_since(token: str) -> str | None:
     """Why no process of *token*'s world can be looked up here: reboot, pid-namespace, or None."""
     boot, _, rest = token.partition(":")
@@ -75,7 +86,8 @@ class ProcessHandle:
         # read, the row may be a successor's, but then so is the exit here.
         if row is None or self._reaped():
             return None
-        return f"{_domain()}:{row.start_ticks}:{os.fstat(self._fd).st_ino}"
+        started = row.start_ticks - _shift_ticks()
+        return f"{_domain()}:{started}:{os.fstat(self._fd).st_ino}"
 
     def _reaped(self) -> bool:
         try:
