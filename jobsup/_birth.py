@@ -29,6 +29,7 @@ from jobsup._spec import JobSpec, Stdin
 from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
 from jobsup._value import Value
+from jobsup.errors import RecordError
 
 LOCK_SECONDS = 5.0
 
@@ -112,10 +113,13 @@ def give_birth(order: Order, inherited: Inheritance, is_subreaper: bool) -> Supe
 def adopt(order: Order) -> Supervised:
     """Carry out an ``adopt`` order: take over a job whose monitor died."""
     job_dir = StoreDir(Path(order.root)).job(order.job_id)
+    on_refusal = ExitStack()
     try:
         lock = job_dir.acquire(LOCK_SECONDS)
         if lock is None:
             raise OSError(errno.EBUSY, "another monitor holds it")
+        # Before the host hears of it: who looks next would take us for a monitor.
+        on_refusal.callback(os.close, lock)
         record = job_dir.read_record()
         if record.state is JobState.ENDED:
             raise OSError(errno.EALREADY, "the job has ended")
@@ -129,8 +133,10 @@ def adopt(order: Order) -> Supervised:
         tree.members()  # while the command lives: its session tells who is its own
         adopted = {PAUSED: AdoptedPaused, STOPPING: AdoptedStopping}.get(record.state, Adopted)
         record = advance(advance(record, MonitorDied()), adopted(identify_self()))
-    except OSError as error:
+    except (OSError, RecordError) as error:
+        on_refusal.close()
         raise RefusedError(_report("monitor", str(job_dir.path), error)) from error
+    on_refusal.pop_all()
     log(job_dir, f"{adopted.__name__}: {record.state.value}")
     with suppress(OSError):  # a full disk is no reason to leave the job alone
         job_dir.write_record(record)
@@ -187,7 +193,9 @@ def _kill_all(tree: OwnTree) -> None:
         tree.peek()
 
 
-def _report(stage: str, subject: str, error: OSError) -> Report:
+def _report(stage: str, subject: str, error: OSError | RecordError) -> Report:
+    if isinstance(error, RecordError):
+        return Report(stage, subject, None, str(error))
     if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
         stage = "exists"
     return Report(stage, subject, error.errno, error.strerror or str(error))
