@@ -28,6 +28,10 @@ from jobsup._value import Value, as_dict, evolve
 
 LINE_LIMIT: Final = select.PIPE_BUF
 ANSWER_SECONDS: Final = 10.0
+_MAY_GO_UNANSWERED: Final = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+)
 _REPLY_NAME: Final = re.compile(r"reply\.[0-9a-f]{16}\Z")
 
 
@@ -148,8 +152,8 @@ def ask(job_dir: JobDir, request: Request, wait: float = ANSWER_SECONDS) -> Answ
             on_exit.callback(os.close, answers)
             request = evolve(request, reply=reply.name)
         except OSError as error:
-            # A full disk must not keep anybody from cancelling: go unanswered.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
+            # A full disk or table must not keep anybody from cancelling.
+            if error.errno not in _MAY_GO_UNANSWERED:
                 raise
         try:
             if not write_some(control, request.to_line(), deadline):
