@@ -256,6 +256,7 @@ def _play(scene: Scene, case: dict[str, Any], out: int) -> None:
         _sweep._BIRTH_SECONDS = -1.0  # type: ignore[misc]
         _libc._libc.cache_clear()
         _linux._boot_id.cache_clear()
+        _linux._shift_ticks.cache_clear()
         scene.plan = faulty.Plan(**plan, role="host")
         scene.plan.install()
         SCENARIOS[case["scenario"]](scene)
