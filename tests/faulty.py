@@ -176,8 +176,10 @@ class Plan:
         callers: list[str] = []
         outer = frame.f_back
         while outer is not None and len(callers) < _CALLERS:
-            if (module := self._module(outer)) is not None and outer.f_code.co_name != "<module>":
-                callers.append(f"{module}.{outer.f_code.co_name}")
+            name = outer.f_code.co_name
+            # Before Python 3.12 a comprehension has a frame of its own.
+            if (module := self._module(outer)) is not None and not name.startswith("<"):
+                callers.append(f"{module}.{name}")
             outer = outer.f_back
         return " < ".join([where, *callers])
 

@@ -31,9 +31,8 @@ UNTIL_EOF: Final = 'echo up >"$1"; cat; echo err >&2; echo over >"$3"; exit 7'
 UNTIL_GATE: Final = 'echo up >"$1"; read x <"$2"; echo over >"$3"; exit 7'
 STUBBORN: Final = """
 trap "" TERM
-setsid sleep 90 &
-echo up >"$1"
-while :; do sleep 90; done
+setsid sh -c 'echo up >"$0"; exec sleep 90' "$1" &
+sleep 90
 """
 LEAVES_A_CHILD: Final = 'trap "" TERM; sleep 90 & echo up >"$1"; echo over >"$3"; exit 7'
 LEAVES_A_WAITER: Final = '( read x <"$2" ) & echo up >"$1"; echo over >"$3"; exit 7'
