@@ -147,6 +147,9 @@ class Inspection:
         counts = Counter((event.job_id, event.sequence) for event in page.events)
         if doubles := [event for event, count in counts.items() if count > 1]:
             self.wrong.append(f"events told twice: {doubles}")
+        told = {event.job_id: event.exit_code for event in page.events if event.exit_code}
+        if forgotten := [r for r in records if told.get(r.job_id, r.exit_code) != r.exit_code]:
+            self.wrong.append(f"an exit code that was on record is no more: {forgotten}")
         ended = {event.job_id for event in page.events if event.state is JobState.ENDED}
         missing = [record.job_id for record in records if record.job_id not in ended]
         if missing and self._case.get("action", "").startswith(
