@@ -49,7 +49,7 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.mark = folder.name
+        self.mark = str(folder)  # nobody else is killed in the end
         self.store = JobStore(folder / "store")
         self.gate = Gate(folder / "gate")
         self.over = folder / "over"
