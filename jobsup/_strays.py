@@ -115,6 +115,8 @@ class StrayTree:
         lives, its session tells which processes are the job's.
         """
         self._hurried = True
+        if not self._forced:
+            self.members()  # whoever can be told by its parent alone: that one may die first
         self._forced += 1
         spared = 0
         if self._command and self._forced <= _SPARING_PASSES and self.command_lives():
