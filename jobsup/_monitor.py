@@ -190,6 +190,8 @@ class Monitor:
     def _on_signals(self, wakeup: int, _: float) -> None:
         if signal.SIGTERM in os.read(wakeup, 4096):
             self._stop(StopCause.CANCEL)
+        elif self._forcing_since is not None:
+            self._tree.force()  # who died handed its children up to us: a deep tree goes so
 
     def _on_requests(self, _: float) -> None:
         for request in self._job.requests.read(self._reject):

@@ -195,3 +195,20 @@ def test_who_can_be_told_by_its_parent_alone_does_not_outlive_it(
 
     assert not living(forest.left())
     forest.check_bystanders()
+
+
+def test_long_line_of_sessions_is_killed_as_fast_as_it_dies(
+    forest: Forest, store: WatchedStore
+) -> None:
+    """Each process leads a session: no signal to a group takes two of them."""
+    line = [Node(0)]
+    for number in range(1, 400):
+        line.append(Node(number, "s", line[-1]))
+        line[-2].children = [line[-1]]
+    job, _ = forest.plant(store, line)
+
+    job.cancel(grace=0)
+
+    assert job.wait(timeout=TIMEOUT).proved
+    assert not forest.left()
+    forest.check_bystanders()
