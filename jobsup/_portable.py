@@ -80,7 +80,7 @@ class ProcessHandle:
 
     def exited(self) -> bool:
         try:
-            over = self._process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            over = _is_zombie(self._process)
         except psutil.NoSuchProcess:
             return True
         return over or not self._process.is_running()
@@ -124,7 +124,7 @@ def _exit_queue(pid: int) -> Any:
 class ProcessRow:
     """What the system's process table says of one process."""
 
-    __slots__ = ("command", "group", "parent", "pid", "session", "start_ticks", "state")
+    __slots__ = ("command", "group", "is_zombie", "parent", "pid", "session", "start_ticks", "state")
 
     def __init__(self, process: psutil.Process) -> None:
         with process.oneshot():
@@ -133,6 +133,7 @@ class ProcessRow:
             self.parent = process.ppid()
             self.state = _STATES.get(process.status(), "?")
             self.start_ticks = process.create_time()
+            self.is_zombie = _is_zombie(process)
         self.group = _or_zero(os.getpgid, self.pid)
         self.session = _or_zero(os.getsid, self.pid)
 
@@ -147,10 +148,6 @@ class ProcessRow:
     def group_of(cls, pid: int) -> int | None:
         return _or_zero(os.getpgid, pid) or None
 
-    @property
-    def is_zombie(self) -> bool:
-        return self.state in "ZX"
-
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -162,6 +159,16 @@ _STATES = {
     psutil.STATUS_DEAD: "X",
     psutil.STATUS_IDLE: "I",
 }
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    """Whether all of it is over: on Linux a leader may have ended before its other threads."""
+    if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        return False
+    try:
+        return bool(process.num_threads() <= 1)
+    except psutil.Error:  # macOS tells nothing more of a zombie
+        return True
 
 
 def _or_zero(ask: object, pid: int) -> int:
