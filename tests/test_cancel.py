@@ -19,7 +19,7 @@ from commands import (
     sleeper,
     stubborn,
 )
-from conftest import TIMEOUT, Gate, WatchedStore, eventually, held, run_host, state_of
+from conftest import PROVES, TIMEOUT, UNPROVEN, Gate, WatchedStore, eventually, held, run_host, state_of
 
 from jobsup import JobState, Outcome, StopCause, StopPlan
 from jobsup._identity import is_alive, send_verified
@@ -31,7 +31,7 @@ def test_cancel_asks_with_sigterm(store: WatchedStore, gate: Gate) -> None:
     job.cancel()
     record = job.wait(timeout=TIMEOUT)
     assert (record.outcome, record.signal, record.exit_code) == (Outcome.CANCELLED, SIGTERM, None)
-    assert (record.stop_cause, record.reason, record.proved) == (StopCause.CANCEL, None, True)
+    assert (record.stop_cause, record.reason, record.proved) == (StopCause.CANCEL, UNPROVEN, PROVES)
 
 
 def test_request_is_on_record_when_cancel_returns(store: WatchedStore, gate: Gate) -> None:
@@ -233,7 +233,7 @@ def test_tree_is_gone_when_the_job_has_ended(store: WatchedStore, gate: Gate, gr
     job.cancel()
     record = job.wait(timeout=TIMEOUT)
     assert not [identity for identity in tree if is_alive(identity)]
-    assert (record.proved, record.survivors) == (True, ())
+    assert (record.proved, record.survivors) == (PROVES, ())
 
 
 def test_stubborn_tree_is_gone_when_the_job_has_ended(store: WatchedStore, gate: Gate) -> None:
@@ -259,7 +259,7 @@ sleep()
     daemon = held(gate.pids()[0])
     outer.wait()
     job.cancel()
-    assert job.wait(timeout=TIMEOUT).proved is True
+    assert job.wait(timeout=TIMEOUT).proved is PROVES
     assert not is_alive(daemon)
 
 

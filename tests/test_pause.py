@@ -7,7 +7,7 @@ from signal import SIGKILL, SIGSEGV, SIGTERM, SIGUSR1
 
 import pytest
 from commands import forker, listener, python, signal_names, sleeper, stubborn
-from conftest import TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait, run_host, state_of
+from conftest import PROVES, TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait, run_host, state_of
 
 from jobsup import JobEndedError, JobState, JobsupError, Outcome
 
@@ -74,7 +74,7 @@ while time.monotonic() < end:
     eventually(lambda: state_of(pid) == "T", "the forker stopped")
     assert job.status().state is JobState.PAUSED
     job.cancel(grace=0)
-    assert job.wait(timeout=TIMEOUT).proved is True
+    assert job.wait(timeout=TIMEOUT).proved is PROVES
 
 
 def test_pause_and_resume_twice(store: WatchedStore, gate: Gate) -> None:
@@ -207,7 +207,7 @@ sleep()
     gate.wait()
     job.send_signal("TERM")
     record = job.wait(timeout=TIMEOUT)
-    assert (record.outcome, record.proved) == (Outcome.KILLED, True)
+    assert (record.outcome, record.proved) == (Outcome.KILLED, PROVES)
 
 
 # -- too late ----------------------------------------------------------------

@@ -15,7 +15,9 @@ from signal import SIGABRT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGUSR1
 import pytest
 from commands import daemonizer, dies_of, exits_with, python, sleeper
 from conftest import (
+    PROVES,
     TIMEOUT,
+    UNPROVEN,
     Gate,
     WatchedStore,
     eventually,
@@ -59,7 +61,7 @@ def test_exit_code_is_the_command_s(store: WatchedStore, code: int) -> None:
 def test_signal_is_the_one_it_died_of(store: WatchedStore, number: int) -> None:
     record = store.start(dies_of(number)).wait(timeout=TIMEOUT)
     assert (record.exit_code, record.signal) == (None, number)
-    assert (record.outcome, record.reason) == (Outcome.KILLED, None)
+    assert (record.outcome, record.reason) == (Outcome.KILLED, UNPROVEN)
 
 
 def test_ended_job_is_final(store: WatchedStore) -> None:
@@ -69,7 +71,7 @@ def test_ended_job_is_final(store: WatchedStore) -> None:
     assert record.ended_at is not None
     assert record.started_at is not None
     assert timedelta(0) <= record.ended_at - record.started_at < timedelta(seconds=60)
-    assert record.proved is True
+    assert record.proved is PROVES
     assert record.usage is not None
     assert job.status() == record == Job(job.id, store.root).status()
     for identity in (record.command, record.monitor):
@@ -243,7 +245,7 @@ os._exit(3)
     record = job.wait(timeout=TIMEOUT)
     assert not is_alive(child)
     assert (record.outcome, record.exit_code, record.stop_cause) == (Outcome.FAILED, 3, None)
-    assert (record.survivors, record.proved) == ((), True)
+    assert (record.survivors, record.proved) == ((), PROVES)
 
 
 def test_leftovers_that_are_waited_for_are_the_job(
@@ -256,7 +258,7 @@ def test_leftovers_that_are_waited_for_are_the_job(
     assert is_alive(daemon)
     until.open()
     record = job.wait(timeout=TIMEOUT)
-    assert (record.outcome, record.exit_code, record.proved) == (Outcome.FAILED, 3, True)
+    assert (record.outcome, record.exit_code, record.proved) == (Outcome.FAILED, 3, PROVES)
 
 
 def test_leftovers_that_are_waited_for_can_be_cancelled(store: WatchedStore, gate: Gate) -> None:
@@ -287,7 +289,7 @@ def test_leftovers_that_are_left_are_listed(
 
 def test_job_without_leftovers_has_none_to_leave(store: WatchedStore) -> None:
     record = store.start(["true"], leftovers="leave").wait(timeout=TIMEOUT)
-    assert (record.survivors, record.proved) == ((), True)
+    assert (record.survivors, record.proved) == ((), PROVES)
 
 
 # -- the directory -----------------------------------------------------------

@@ -7,7 +7,7 @@ from signal import SIGKILL, SIGTERM, SIGWINCH
 
 import pytest
 from commands import exits_with, polite
-from conftest import TIMEOUT, WatchedStore, kill_and_wait, run_host
+from conftest import TIMEOUT, UNPROVEN, WatchedStore, kill_and_wait, run_host
 
 from jobsup import JobState, Outcome, StopCause
 
@@ -16,7 +16,7 @@ from jobsup import JobState, Outcome, StopCause
 def test_job_is_stopped_when_its_time_is_up(store: WatchedStore, limit: float) -> None:
     record = store.start(["sleep", "100"], timeout=limit).wait(timeout=TIMEOUT)
     assert (record.outcome, record.signal) == (Outcome.TIMED_OUT, SIGTERM)
-    assert (record.stop_cause, record.reason) == (StopCause.TIMEOUT, None)
+    assert (record.stop_cause, record.reason) == (StopCause.TIMEOUT, UNPROVEN)
     assert record.ended_at is not None
     assert record.started_at is not None
     assert record.ended_at - record.started_at >= timedelta(seconds=limit)
