@@ -32,6 +32,8 @@ _MAY_GO_UNANSWERED: Final = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 )
+LONGEST_SECONDS: Final = 86_400.0
+"""Of one wait for a descriptor: poll(2) counts milliseconds in an int."""
 _REPLY_NAME: Final = re.compile(r"reply\.[0-9a-f]{16}\Z")
 
 
@@ -46,7 +48,8 @@ class Request(Value):
     convert: ClassVar = {"plan": optional(StopPlan.of)}
 
     def to_line(self) -> bytes:
-        line = json.dumps(as_dict(self), separators=(",", ":"), default=plain).encode() + b"\n"
+        text = json.dumps(as_dict(self), separators=(",", ":"), default=plain).encode()
+        line = b"\n" + text + b"\n"  # the first one ends the half line of another client
         if len(line) > LINE_LIMIT:
             raise ValueError(
                 f"the stop plan is too long: the request has {len(line)} bytes, {LINE_LIMIT} fit"
@@ -124,7 +127,9 @@ def write_some(fd: int, data: bytes | memoryview, deadline: float | None) -> int
 
 
 def _milliseconds(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    if deadline is None:
+        return None
+    return min(max(0.0, deadline - time.monotonic()), LONGEST_SECONDS) * 1000
 
 
 class Answer(Value):
@@ -203,7 +208,8 @@ class RequestReader:
     def read(self, reject: Callable[[bytes], None]) -> list[Request]:
         """The requests that have come, a bounded number; *reject* is told of garbage."""
         try:
-            data = self._partial + os.read(self.fd, 16 * LINE_LIMIT)
+            # No more at a time: whoever floods us must not keep us from the clock.
+            data = self._partial + os.read(self.fd, LINE_LIMIT)
         except BlockingIOError:
             return []
         *lines, self._partial = data.split(b"\n")
@@ -211,7 +217,7 @@ class RequestReader:
             reject(self._partial)
             self._partial = b""
         requests = []
-        for line in lines:
+        for line in filter(None, lines):
             request = parse_request(line)
             if request:
                 requests.append(request)

@@ -8,11 +8,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Final, Literal
 
 from jobsup import _control, _output, _wait
 from jobsup._adopt import current_record
 from jobsup._control import Request
+from jobsup._identity import send_verified
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, Outcome
 from jobsup._output import OutputChunk
@@ -309,6 +311,12 @@ class Job(Value):
                 f"job {self.id} has no open standard input; start it with stdin=subprocess.PIPE"
             )
 
+    def _stop_without_words(self) -> None:
+        """SIGTERM to the monitor is a cancel too: for a FIFO that somebody else keeps full."""
+        record = self.status()
+        if record.monitor and not record.stop_cause and record.state is not JobState.ENDED:
+            send_verified(record.monitor, SIGTERM)
+
     def _ask(self, request: Request, if_ended: Literal["raise", "ignore"] = "raise") -> None:
         with self._found() as job_dir:
             pause, deadline, seen = 0.001, math.inf, "unseen"
@@ -321,6 +329,8 @@ class Job(Value):
                         raise JobsupError(
                             f"the monitor of job {self.id} does not answer; try again"
                         )
+                    if not answer.heard:
+                        self._stop_without_words()
                     return
                 if time.monotonic() > deadline:
                     raise JobsupError(
