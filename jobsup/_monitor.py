@@ -16,7 +16,7 @@ from typing import Final
 
 from jobsup import _control
 from jobsup._birth import Supervised
-from jobsup._control import Request
+from jobsup._control import LONGEST_SECONDS, Request
 from jobsup._identity import open_process
 from jobsup._ladder import Ladder
 from jobsup._ledger import Ledger, log
@@ -114,7 +114,8 @@ class Monitor:
         while not self._ledger.has_ended:
             now = time.monotonic()
             wait = min(self._deadlines.values(), default=None)
-            ready = self._selector.select(None if wait is None else max(0.0, wait - now))
+            left = None if wait is None else min(max(0.0, wait - now), LONGEST_SECONDS)
+            ready = self._selector.select(left)
             # Deaths first: a command that ended before a stop reached it
             # keeps its own outcome.
             self._attempt(self._look)

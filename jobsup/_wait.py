@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Final, Literal, NamedTuple
 
 from jobsup._adopt import current_record
+from jobsup._control import LONGEST_SECONDS
 from jobsup._identity import open_process
 from jobsup._jobdir import JobDir
 from jobsup._model import JobRecord, JobState
@@ -66,9 +67,10 @@ class _Look:
 
     def pause(self, left: float | None) -> float | None:
         """Seconds to block at most."""
-        if not self.is_blind:
-            return left
-        return _BLIND_SECONDS if left is None else min(left, _BLIND_SECONDS)
+        longest = _BLIND_SECONDS if self.is_blind else LONGEST_SECONDS
+        if left is None:
+            return longest if self.is_blind else None
+        return min(left, longest)
 
     def filenos(self) -> list[int]:
         return [fd for handle in self.handles if (fd := handle.fileno()) is not None]
