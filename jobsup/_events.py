@@ -16,6 +16,18 @@ from jobsup._value import Value
 _BLOCK: Final = 64 * 1024
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
 class JobEvent(Value):
     """One state change of one job. *sequence* counts those of the job."""
 
@@ -26,7 +38,15 @@ class JobEvent(Value):
     outcome: Outcome | None = None
     exit_code: int | None = None
     signal: int | None = None
-    convert: ClassVar = {"state": JobState, "at": utc, "outcome": optional(Outcome)}
+    convert: ClassVar = {
+        "job_id": _text,
+        "sequence": _number,
+        "state": JobState,
+        "at": utc,
+        "outcome": optional(Outcome),
+        "exit_code": optional(_number),
+        "signal": optional(_number),
+    }
 
 
 class EventPage(NamedTuple):
@@ -52,9 +72,7 @@ def append(path: Path, record: JobRecord, at: datetime) -> None:
         "signal": record.signal,
     }
     line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-    fd = os.open(
-        path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE
-    )
+    fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         size = os.fstat(fd).st_size
         # A full disk may have cut the last line short: do not glue ours to it.
@@ -70,7 +88,7 @@ def read(path: Path, since: int, limit: int) -> EventPage:
     cursor = since
     if not path.exists():
         return EventPage(events, cursor)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open) as file:
         if since > os.fstat(file.fileno()).st_size:
             raise ValueError(f"cursor {since} is beyond the end of {path}; begin again at 0")
         file.seek(since)
@@ -91,7 +109,7 @@ def has_event(path: Path, record: JobRecord) -> bool:
     wanted = record.job_id.encode()
     if not path.exists():
         return False
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open) as file:
         end = os.fstat(file.fileno()).st_size
         tail = b""
         while end > 0:
@@ -107,8 +125,13 @@ def has_event(path: Path, record: JobRecord) -> bool:
         return event is not None and event.sequence >= record.sequence
 
 
+def _open(path: str | Path, flags: int) -> int:
+    """A file of ours: no link to elsewhere, no FIFO to hang on."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE)
+
+
 def _parse(line: bytes) -> JobEvent | None:
     try:
         return JobEvent(**json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
