@@ -24,7 +24,8 @@ _SPARE_BYTES: Final = 16 * 1024
 _GIANT_BYTES: Final = 64 << 20
 DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
-_CREATE: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+# Without O_NONBLOCK a FIFO that somebody planted would hold us for ever.  fifo(7)
+_CREATE: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class _File:
@@ -178,7 +179,8 @@ class JobDir(_Directory):
 
     def is_held(self) -> bool:
         """Whether a monitor lives.  A shared lock: two who look do not see each other."""
-        fd = os.open(self.at("lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(self.at("lock"), flags)
         try:
             return not _flock(fd, fcntl.LOCK_SH)
         finally:
@@ -229,6 +231,9 @@ class JobDir(_Directory):
     def write_final_record(self, record: JobRecord) -> None:
         """Replace the record for good: on a full disk too, and past a power cut."""
         data = to_json(record)
+        with suppress(OSError):
+            if not stat.S_ISREG(os.lstat(self.at("meta.spare")).st_mode):  # somebody planted it
+                os.unlink(self.at("meta.spare"))
         fd = os.open(self.at("meta.spare"), _CREATE | os.O_WRONLY, FILE_MODE)
         try:
             written = 0

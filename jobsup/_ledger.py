@@ -15,7 +15,9 @@ from jobsup._model import JobRecord, Survivor, now
 from jobsup._outputcap import OutputCap
 from jobsup._value import evolve
 
-_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_APPEND: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+)
 _LOG_BYTES: Final = 64 * 1024
 _FINAL_SECONDS: Final = 60.0
 """How long the final record is tried on a disk that refuses it."""

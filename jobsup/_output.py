@@ -40,7 +40,7 @@ def read_chunk(path: Path, cursor: int, limit: int, has_ended: Callable[[], bool
     if cursor < 0 or limit < 1:
         raise ValueError(f"a cursor is >= 0 and a limit >= 1, not {cursor} and {limit}")
     ended = has_ended()  # asked first: what was written before the end is then all there
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         size = os.fstat(fd).st_size
         was_reset = cursor > size
@@ -90,7 +90,7 @@ def tail_chunk(
     if lines < 0:
         raise ValueError(f"lines must be >= 0, not {lines}")
     ended = has_ended()
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         size = os.fstat(fd).st_size
         floor = max(0, size - max_bytes)
