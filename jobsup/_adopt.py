@@ -10,11 +10,11 @@ from jobsup import _events
 from jobsup._control import Order
 from jobsup._jobdir import JobDir
 from jobsup._launch import launch
-from jobsup._lifecycle import CommandExited, MonitorDied, TreeEmptied, advance
+from jobsup._lifecycle import TRANSITIONS, CommandExited, MonitorDied, TreeEmptied, advance
 from jobsup._model import JobRecord, JobState, now
 from jobsup._platform import moved_since, obstacle
 from jobsup._strays import StrayTree
-from jobsup.errors import SpawnError
+from jobsup.errors import RecordError, SpawnError
 
 _PATIENCE_SECONDS: Final = 5.0
 """How long to wait for another process that adopts; readers do not block on it."""
@@ -41,6 +41,8 @@ def _take_over(job_dir: JobDir, record: JobRecord) -> JobRecord:
     """One process at a time settles or adopts; the others read what it made of it."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - 35 ms that only this needs
 
+    if record.monitor is None or (record.state, MonitorDied) not in TRANSITIONS:
+        raise RecordError(job_dir.meta, f"is damaged ({record.state.value} without a monitor)")
     orphaned = advance(record, MonitorDied())
     if obstacle():
         return orphaned
