@@ -124,7 +124,16 @@ def _exit_queue(pid: int) -> Any:
 class ProcessRow:
     """What the system's process table says of one process."""
 
-    __slots__ = ("command", "group", "is_zombie", "parent", "pid", "session", "start_ticks", "state")
+    __slots__ = (
+        "command",
+        "group",
+        "is_zombie",
+        "parent",
+        "pid",
+        "session",
+        "start_ticks",
+        "state",
+    )
 
     def __init__(self, process: psutil.Process) -> None:
         with process.oneshot():

@@ -19,7 +19,17 @@ from commands import (
     sleeper,
     stubborn,
 )
-from conftest import PROVES, TIMEOUT, UNPROVEN, Gate, WatchedStore, eventually, held, run_host, state_of
+from conftest import (
+    PROVES,
+    TIMEOUT,
+    UNPROVEN,
+    Gate,
+    WatchedStore,
+    eventually,
+    held,
+    run_host,
+    state_of,
+)
 
 from jobsup import JobState, Outcome, StopCause, StopPlan
 from jobsup._identity import is_alive, send_verified

@@ -57,12 +57,18 @@ class Forest:
         for _ in self._bystanders:
             gate.wait()
 
-    def plant(self, store: WatchedStore, nodes: list[Node], **how: object) -> tuple[Job, list[int]]:
+    def plant(
+        self, store: WatchedStore, nodes: list[Node], seed: int = 0, **how: object
+    ) -> tuple[Job, list[int]]:
         """A job, once its tree has grown; and the pids by their numbers in it."""
         pids = [0] * len(nodes)
         job = store.start([str(self.path), text_of(nodes[0]), str(self.gate.told)], **how)
         for _ in range(sum(node.stays for node in nodes)):
-            pid, number = self.gate.pids()
+            try:
+                pid, number = self.gate.pids()
+            except AssertionError as error:
+                error.args = (f"{error}: {told(seed, nodes)}; {job.status()}; {pids}",)
+                raise
             pids[number] = pid
         return job, pids
 
@@ -103,7 +109,7 @@ def told(seed: int, nodes: list[Node]) -> str:
 
 def cancelled(forest: Forest, store: WatchedStore, seed: int, size: int) -> None:
     nodes = random_tree(seed, size)
-    job, _ = forest.plant(store, nodes)
+    job, _ = forest.plant(store, nodes, seed)
 
     job.cancel(grace=random.choice([0, 0.05]))
     record = job.wait(timeout=TIMEOUT * 2)
@@ -127,7 +133,7 @@ def test_what_a_random_tree_leaves_behind_is_swept(forest: Forest, store: Watche
     """The command is killed by somebody, not by us."""
     for seed, size in sizes_and_seeds(100, TREES):
         nodes = random_tree(seed, size)
-        job, _ = forest.plant(store, nodes, grace=0.05)
+        job, _ = forest.plant(store, nodes, seed, grace=0.05)
         kill_and_wait(job.status().command)
 
         record = job.wait(timeout=TIMEOUT)
@@ -151,7 +157,7 @@ def check_only_the_unfindable_are_left(
 def test_adopter_leaves_nothing_that_can_be_found(forest: Forest, store: WatchedStore) -> None:
     for seed, size in sizes_and_seeds(100, TREES):
         nodes = random_tree(seed, size)
-        job, pids = forest.plant(store, nodes)
+        job, pids = forest.plant(store, nodes, seed)
         kill_and_wait(job.status().monitor)
 
         job.cancel(grace=random.choice([0, 0.05]))
@@ -167,7 +173,7 @@ def test_portable_path_leaves_nothing_that_can_be_found(
     monkeypatch.setenv(_platform.PORTABLE, "1")  # to the monitor; we look as always
     for seed, size in sizes_and_seeds(60, TREES):
         nodes = random_tree(seed, size)
-        job, pids = forest.plant(store, nodes)
+        job, pids = forest.plant(store, nodes, seed)
 
         job.cancel(grace=random.choice([0, 0.05]))
         record = job.wait(timeout=TIMEOUT)

@@ -7,7 +7,16 @@ from signal import SIGKILL, SIGSEGV, SIGTERM, SIGUSR1
 
 import pytest
 from commands import forker, listener, python, signal_names, sleeper, stubborn
-from conftest import PROVES, TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait, run_host, state_of
+from conftest import (
+    PROVES,
+    TIMEOUT,
+    Gate,
+    WatchedStore,
+    eventually,
+    kill_and_wait,
+    run_host,
+    state_of,
+)
 
 from jobsup import JobEndedError, JobState, JobsupError, Outcome
 
