@@ -21,6 +21,7 @@ from unittest import mock
 
 from commands import daemonizer, python, sleeper
 from conftest import TIMEOUT, Gate, eventually, held, kill_and_wait, state_of
+from witnesses import living
 
 from jobsup import (
     Job,
@@ -157,6 +158,9 @@ def detached(job: Job) -> JobRecord:
 def check_only_the_daemon_is_hit(job: Job, daemon: ProcessIdentity) -> None:
     """Every verb that signals or counts; the last one ends the job."""
     assert job.usage().processes == 1
+    job.pause()
+    eventually(lambda: state_of(daemon.pid) == "T", "the daemon is paused")
+    job.resume()
     job.send_signal("CONT")
     job.send_signal(0x20 + 10)  # a real-time signal that a bystander would die of
     eventually(lambda: not is_alive(daemon), "the daemon died of the signal")
@@ -276,6 +280,63 @@ def owner_is_dead(store: JobStore, gate: Gate) -> None:
     bystander.check_unharmed()
 
 
+def monitor_s_number_is_given_away_under_a_wait(store: JobStore, gate: Gate) -> None:
+    """Who waits for one process is not held up by another of its number."""
+    job = store.start(sleeper(gate))
+    gate.wait()
+    record = job.status()
+    waiter = os.fork()
+    if waiter == 0:
+        signal.alarm(60)
+        os._exit(job.wait(timeout=TIMEOUT).adoptions)
+    kill_and_wait(record.monitor)
+    bystander = Bystander(freed(record.monitor))
+    eventually(lambda: job.status().adoptions == 1, "the job is adopted")
+    kill_and_wait(record.command)
+
+    assert os.waitpid(waiter, 0)[1] == 1 << 8
+
+    bystander.check_unharmed()
+
+
+def owner_s_number_is_given_away_beside_a_monitor(store: JobStore, gate: Gate) -> None:
+    """A monitor that lives sees its owner die, whoever has the number next."""
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        signal.alarm(60)
+        os.write(writer, store.start(sleeper(gate), lifetime="owner").id.encode())
+        signal.pause()
+    job = store.get(os.read(reader, 100).decode())
+    gate.wait()
+    bystander = Bystander(killed(owner))
+
+    record = job.wait(timeout=TIMEOUT)
+
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "owner-died")
+    bystander.check_unharmed()
+
+
+def verbs_of_an_adopter_meet_the_command_s_number(store: JobStore, gate: Gate) -> None:
+    """The job is being stopped; its command is dead and its number, group and session reused."""
+    job = store.start(python(LINGERER, gate.told, gate.opened), stop="WINCH 100, KILL")
+    [daemon] = gate.pids()
+    gate.open()
+    record = detached(job)
+    kill_and_wait(record.monitor)
+    bystanders = [Bystander(freed(record.command)), Bystander(freed(record.monitor))]
+
+    assert job.status().adoptions == 1
+    assert job.usage().processes == 1
+    job.send_signal("USR2")
+    job.cancel(grace=0)
+    assert job.wait(timeout=TIMEOUT).state is JobState.ENDED
+    assert not living({daemon})
+
+    for bystander in bystanders:
+        bystander.check_unharmed()
+
+
 def numbers_go_round_within_a_tick(store: JobStore, gate: Gate) -> None:
     """Two processes with one number and one start time are told apart."""
     for _ in range(TRIES):
@@ -367,6 +428,9 @@ SCENARIOS: dict[str, Callable[[JobStore, Gate], None]] = {
         command_is_dead_before_adoption,
         launch_crashed,
         owner_is_dead,
+        monitor_s_number_is_given_away_under_a_wait,
+        owner_s_number_is_given_away_beside_a_monitor,
+        verbs_of_an_adopter_meet_the_command_s_number,
         numbers_go_round_within_a_tick,
         numbers_change_hands_amid_a_look,
     )

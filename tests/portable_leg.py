@@ -1,4 +1,4 @@
-"""A pytest plugin, ``-p portable_leg``: which tests fail on the portable path, and by which weakness.
+"""A pytest plugin, ``-p portable_leg``: which tests fail on the portable path, and why.
 
 Each must fail there: a promise that comes to hold is to be taken off the list,
 and off the README's table.

@@ -97,14 +97,14 @@ def test_any_record_is_a_record_or_refused(data: bytes) -> None:
 
 
 @SOME
-@given(data=documents(JobSpec(["true"], stop="INT 5, KILL", labels={"a": "b"})))  # type: ignore[arg-type]
+@given(data=documents(JobSpec(["true"], stop="INT 5, KILL", labels={"a": "b"})))
 def test_any_spec_is_a_spec_or_refused(data: bytes) -> None:
     with suppress(RecordError):
         assert isinstance(from_json(JobSpec, data, Path("spec.json")), JobSpec)
 
 
 @FEW
-@given(data=st.data(), state=st.sampled_from([state for state in JobState]))
+@given(data=st.data(), state=st.sampled_from(list(JobState)))
 def test_no_record_upsets_who_looks(store: WatchedStore, data: st.DataObject, state: str) -> None:
     """In the place of an ended job's, nobody holding the lock."""
     if not (store.root / "jobs" / ID).exists():
@@ -157,7 +157,7 @@ def test_any_control_line_is_a_request_or_refused(fields: dict[str, Any]) -> Non
         assert "/" not in request.reply
 
 
-EVENT = {"job_id": ID, "sequence": 3, "state": "running", "at": now().isoformat()}
+EVENT: dict[str, Any] = {"job_id": ID, "sequence": 3, "state": "running", "at": now().isoformat()}
 
 
 @st.composite
