@@ -170,7 +170,10 @@ def test_adopter_leaves_nothing_that_can_be_found(forest: Forest, store: Watched
 def test_portable_path_leaves_nothing_that_can_be_found(
     forest: Forest, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(_platform.PORTABLE, "1")  # to the monitor; we look as always
+    # The monitor's path, and where it finds psutil; we look as always.
+    monkeypatch.setenv(_platform.PORTABLE, "1")
+    monkeypatch.setattr("jobsup._launch.NAME", "portable")
+    monkeypatch.setenv("JOBSUP_LAUNCHER", "0")
     for seed, size in sizes_and_seeds(60, TREES):
         nodes = random_tree(seed, size)
         job, pids = forest.plant(store, nodes, seed)
