@@ -160,13 +160,21 @@ class StrayTree:
         """What one look finds and can verify, parents before children."""
         ours = {known.pid: known for known in self._living_known()}
         found = []
-        for row in sorted(self._scan().values(), key=lambda row: row.start_ticks):
-            identity = self._verify(row, ours)
-            if identity is None and self._in_pinned_session(row):
-                identity = _same(row)
-            if identity:
-                ours[row.pid] = identity
-                found.append((row, identity))
+        pending = sorted(self._scan().values(), key=lambda row: row.start_ticks)
+        grew = True
+        while grew:  # a parent and its child may have begun within one tick, in either order
+            unverified = []
+            for row in pending:
+                identity = self._verify(row, ours)
+                if identity is None and self._in_pinned_session(row):
+                    identity = _same(row)
+                if identity:
+                    ours[row.pid] = identity
+                    found.append((row, identity))
+                else:
+                    unverified.append(row)
+            grew = len(unverified) < len(pending)
+            pending = unverified
         self._known |= set(ours.values())
         return found
 

@@ -221,3 +221,18 @@ def test_long_line_of_sessions_is_killed_as_fast_as_it_dies(
     assert job.wait(timeout=TIMEOUT).proved
     assert not forest.left()
     forest.check_bystanders()
+
+
+def test_tree_grown_within_one_tick_is_found_whole(forest: Forest, store: WatchedStore) -> None:
+    """Start times order parents before children no finer than a tick."""
+    nodes = random_tree(2254923815, 60)
+    for _ in range(5):
+        job, pids = forest.plant(store, nodes)
+        record = job.status()
+        kill_and_wait(record.monitor)
+        found = {identity.pid for identity in StrayTree(record).members()}
+        excused = unfindable(nodes)
+        wanted = {pids[node.number] for node in nodes if node.stays and node.number not in excused}
+        assert wanted <= found, told(0, nodes)
+        kill_all(forest.left())
+        job.wait(timeout=TIMEOUT)
