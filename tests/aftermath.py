@@ -253,7 +253,7 @@ def _play(scene: Scene, case: dict[str, Any], out: int) -> None:
             key: case.get(key) for key in ("package", "calls", "fired", "trace")
         }
         plan["point"], plan["action"] = case.get("point"), case.get("action", "")
-        scene.breaks_unlink = " Path.unlink@_jobdir" in (plan["point"] or "")
+        scene.breaks_unlink = ".unlink@_jobdir" in (plan["point"] or "")
         _launch._BOOT = _boot({**plan, "role": "monitor"})  # type: ignore[misc]
         _control.ask.__defaults__ = (3.0,)
         _sweep._BIRTH_SECONDS = -1.0  # type: ignore[misc]

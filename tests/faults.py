@@ -33,6 +33,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "os.pwrite": (*_KILL, "short", "EIO", "ENOSPC"),
     "os.lseek": ("EIO",),
     "os.stat": _LOOK,
+    "os.lstat": _LOOK,
     "os.fstat": ("EIO", "ENOMEM"),
     "os.listdir": (*_LOOK, *_TABLE),
     "os.scandir": (*_LOOK, *_TABLE),
@@ -114,7 +115,9 @@ OTHER_MODULES: Final = {
 UNREACHED: Final = {
     "_control.open_for_write: os.close": "somebody put a file in the FIFO's place",
     "_hostend.HostEnd.close: os.pidfd_open": "when an interpreter ends; these are killed",
-    "_jobdir.JobDir.write_record: Path.unlink": "only once another call has failed",
+    "_jobdir.JobDir.write_final_record: os.unlink": "somebody put something else there",
+    "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
+    "_jobdir._read: os.read #2": "only if the first read is cut short",
     "_launcher._Launcher._take_order: os.write": "only once its fork has failed",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",
     "_linux._may_inspect: open": "root needs not ask",

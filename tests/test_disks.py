@@ -35,6 +35,9 @@ from jobsup._identity import is_alive
 BLOCK = 4096
 
 
+pytestmark = pytest.mark.usefixtures("no_launcher")
+
+
 def mount(*words: object) -> None:
     done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -368,9 +371,7 @@ class Clock:
     def __init__(self, path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._path = path
         self.step(0)
-        monkeypatch.setenv("JOBSUP_TEST_CLOCK", str(path))
         monkeypatch.setenv("LD_PRELOAD", str(library))
-        monkeypatch.setenv("JOBSUP_LAUNCHER", "0")
 
     def step(self, seconds: int) -> None:
         self._path.write_bytes(struct.pack("=q", seconds))
@@ -378,11 +379,9 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(
-        tmp_path / "step",
-        compiled("clock.c", tmp_path, "-shared", "-fPIC"),
-        monkeypatch,
-    )
+    step = tmp_path / "step"
+    library = compiled("clock.c", tmp_path, "-shared", "-fPIC", f'-DSTEP_FILE="{step}"')
+    return Clock(step, library, monkeypatch)
 
 
 DAY = 86_400
