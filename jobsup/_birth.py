@@ -1,18 +1,24 @@
-"""Build a job under a hidden name, execute its command, and publish it by one rename(2)."""
+"""A monitor's beginning: have a child build the job and publish it, or adopt one."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
+import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NoReturn
 
 from jobsup import _events
-from jobsup._control import Order, Report, RequestReader
-from jobsup._identity import identify, identify_self
-from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
+from jobsup._build import FAILED, GO, LOCK_SECONDS, Built, RefusedError, Taken, be_child, refusal
+from jobsup._control import Order, RequestReader, open_control
+from jobsup._identity import identify_self
+from jobsup._jobdir import JobDir, StoreDir
 from jobsup._ledger import log
 from jobsup._lifecycle import (
     PAUSED,
@@ -23,91 +29,95 @@ from jobsup._lifecycle import (
     MonitorDied,
     advance,
 )
-from jobsup._model import JobRecord, JobState, now
-from jobsup._spawn import Child, Command, Inheritance, SpawnFailedError
+from jobsup._model import JobRecord, JobState, from_json, now, to_json
 from jobsup._spec import JobSpec, Stdin
-from jobsup._strays import MARKER, ChildTree, StrayTree
+from jobsup._strays import ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
-from jobsup._value import Value
 from jobsup.errors import RecordError
 
-LOCK_SECONDS = 5.0
+
+class Supervised:
+    """A job in this monitor's hands. Its lock is held for as long as this process lives.
+
+    Spec and record are read when something happens. Most monitors only wait,
+    and these two would double what they take.
+    """
+
+    def __init__(self, job_dir: JobDir, spec: bytes, record: bytes, *, is_adopted: bool) -> None:
+        self.job_dir = job_dir
+        self.is_adopted = is_adopted
+        self._spec = spec
+        self._record = record
+        self.tree: Tree
+        self.requests: RequestReader
+        self.stdin_writer: int | None = None
+
+    @cached_property
+    def spec(self) -> JobSpec:
+        return from_json(JobSpec, self._spec, self.job_dir.at("spec.json"))
+
+    @cached_property
+    def record(self) -> JobRecord:
+        return from_json(JobRecord, self._record, self.job_dir.at("meta.json"))
+
+    @cached_property
+    def terms(self) -> dict[str, Any]:
+        """The spec, as it lies on disk."""
+        return dict(json.loads(self._spec))
 
 
-class RefusedError(Exception):
-    """The order cannot be carried out; the report says why, and nothing was left."""
+class Nascent:
+    """A job that is being built: the child waits for its order, or is at it."""
 
-    def __init__(self, report: Report) -> None:
-        super().__init__(report)
-        self.report = report
+    def __init__(self, take: Callable[[socket.socket], Taken], *, is_subreaper: bool) -> None:
+        self._is_subreaper = is_subreaper
+        self.channel, theirs = socket.socketpair()
+        self._child = os.fork()
+        if self._child == 0:
+            self.channel.close()
+            be_child(take, theirs)
+        theirs.close()
 
+    def wait(self) -> tuple[Built, list[int]]:
+        """What the child has built.
 
-class Supervised(Value):
-    """A job in this monitor's hands. Its lock is held for as long as this process lives."""
+        This and `publish` end this process where nothing comes of it: the child
+        has told the host, or undoes what it did and tells it then.
+        """
+        received = Built.receive(self.channel)
+        if received is None:
+            os._exit(1)
+        return received
 
-    job_dir: JobDir
-    spec: JobSpec
-    record: JobRecord
-    tree: Tree
-    requests: RequestReader
-    stdin_writer: int | None
-
-
-def give_birth(order: Order, inherited: Inheritance, is_subreaper: bool) -> Supervised:
-    """Carry out a ``start`` order: a whole job, or `RefusedError` and nothing."""
-    spec = JobSpec(**(order.spec or {}))
-    store = StoreDir(Path(order.root))
-    hidden = store.unborn(order.job_id)
-    with ExitStack() as undo:
+    def publish(self, built: Built, fds: list[int]) -> tuple[Supervised, int]:
+        """Go, and one rename(2).  The job, and the host's socket."""
+        host, _lock, *fds = fds
+        if _hangs_up(host):
+            os._exit(1)
+        self.channel.sendall(GO)
+        if self.channel.recv(1) == FAILED:
+            os._exit(1)
+        self.channel.close()
+        job = Supervised(JobDir(built.published), built.spec, built.record, is_adopted=False)
+        job.tree = OwnTree(self._child) if self._is_subreaper else ChildTree(job.record)
         try:
-            hidden.path.mkdir(DIR_MODE)
-            undo.callback(hidden.remove)
-            lock = hidden.acquire(LOCK_SECONDS)
-            if lock is None or os.stat(hidden.lock).st_ino != os.fstat(lock).st_ino:
-                raise OSError(errno.EBUSY, "the directory was taken for a crashed launch")
-            os.mkfifo(hidden.control, FILE_MODE)
-            requests = RequestReader(hidden)
-            hidden.write_spec(spec)
-            hidden.reserve_spare()
-            stdio, stdin_writer = _open_stdio(hidden, spec, order.stdin_fd)
-            environment = {**(order.environment or {}), MARKER: order.job_id}
-            cwd = spec.cwd if order.enters_cwd else None
-            child = Child(Command(spec.argv, environment, cwd, stdio), inherited)
+            os.rename(built.hidden, built.published)
         except OSError as error:
-            raise RefusedError(_report("store", str(store.root), error)) from error
-        undo.callback(_kill_all, OwnTree(child.pid))
-        undo.callback(child.abandon)
-        try:
-            record = JobRecord(
-                order.job_id,
-                JobState.RUNNING,
-                created_at=now(),
-                started_at=now(),
-                command=identify(child.pid),
-                monitor=identify_self(),
-            )
-            hidden.write_record(record)
-            undo.callback(_unmark, store, order.job_id)
-            store.mark_active(order.job_id)
-            if _host_is_gone():
-                gone = "whoever asked for the job went away"
-                raise RefusedError(Report("monitor", str(store.root), None, gone))
-            child.execute()
-            job_dir = store.job(order.job_id)
-            os.rename(hidden.path, job_dir.path)
-        except SpawnFailedError as failure:
-            subject = spec.argv[0] if failure.stage == "exec" else spec.cwd or ""
-            reason = os.strerror(failure.number)
-            raise RefusedError(Report(failure.stage, subject, failure.number, reason)) from failure
-        except OSError as error:
-            raise RefusedError(_report("store", str(store.root), error)) from error
-        undo.pop_all()
-    for fd in set(stdio):
-        os.close(fd)
-    with suppress(OSError):  # the feed may lose a line to a full disk, the job not
-        _events.append(store.events, record, now())
-    tree: Tree = OwnTree(child.pid) if is_subreaper else ChildTree(record)
-    return Supervised(job_dir, spec, record, tree, requests, stdin_writer)
+            self._undo(JobDir(built.hidden), host, error)
+        job.requests = RequestReader(*fds[:2])
+        job.stdin_writer = fds[2] if len(fds) > 2 else None
+        with suppress(OSError):  # the feed may lose a line to a full disk, the job not
+            _events.append_line(job.job_dir.store.at("events"), built.event)
+        return job, host
+
+    def _undo(self, hidden: JobDir, host: int, error: OSError) -> NoReturn:
+        _kill_all(OwnTree(self._child))
+        hidden.remove()
+        with suppress(OSError):  # prune sweeps it
+            hidden.store.unmark_active(hidden.id)
+        with suppress(OSError):
+            os.write(host, refusal("store", str(hidden.store.root), error).to_bytes())
+        os._exit(1)
 
 
 def adopt(order: Order) -> Supervised:
@@ -124,7 +134,7 @@ def adopt(order: Order) -> Supervised:
         if record.state is JobState.ENDED:
             raise OSError(errno.EALREADY, "the job has ended")
         spec = job_dir.read_spec()
-        requests = RequestReader(job_dir)
+        requests = RequestReader(*open_control(job_dir))
         stdin_writer = None
         if spec.stdin is Stdin.FIFO:
             with suppress(OSError):  # the command closed its end
@@ -135,52 +145,25 @@ def adopt(order: Order) -> Supervised:
         record = advance(advance(record, MonitorDied()), adopted(identify_self()))
     except (OSError, RecordError) as error:
         on_refusal.close()
-        raise RefusedError(_report("monitor", str(job_dir.path), error)) from error
+        raise RefusedError(refusal("monitor", str(job_dir.path), error)) from error
     on_refusal.pop_all()
     log(job_dir, f"{adopted.__name__}: {record.state.value}")
     with suppress(OSError):  # a full disk is no reason to leave the job alone
         job_dir.write_record(record)
         _events.append(job_dir.store.events, record, now())
-    return Supervised(job_dir, spec, record, tree, requests, stdin_writer)
+    job = Supervised(job_dir, to_json(spec), to_json(record), is_adopted=True)
+    job.tree, job.requests, job.stdin_writer = tree, requests, stdin_writer
+    return job
 
 
-def _open_stdio(
-    hidden: JobDir, spec: JobSpec, stdin_fd: int | None
-) -> tuple[tuple[int, int, int], int | None]:
-    """The command's descriptors 0, 1 and 2, and the write end that keeps an open stdin open."""
-    writer = None
-    if spec.stdin is Stdin.FIFO:
-        os.mkfifo(hidden.stdin, FILE_MODE)
-        # Non-blocking, or it would wait for a writer, which comes next.  fifo(7)
-        stdin = os.open(hidden.stdin, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        writer = os.open(hidden.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(stdin, True)
-    elif stdin_fd is not None:
-        stdin = stdin_fd
-    else:
-        stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    output = _open_output(hidden.output)
-    stderr = _open_output(hidden.stderr) if spec.separate_stderr else output
-    return (stdin, output, stderr), writer
-
-
-def _open_output(path: os.PathLike[str]) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
-
-
-def _host_is_gone() -> bool:
+def _hangs_up(host: int) -> bool:
     """Whether nobody waits for our report: an interrupted start() is to leave nothing.
 
     The host has shut its sending side down, so only its end hangs up.  poll(2)
     """
     poll = select.poll()
-    poll.register(0, 0)
+    poll.register(host, 0)
     return bool(poll.poll(0))
-
-
-def _unmark(store: StoreDir, job_id: str) -> None:
-    with suppress(OSError):  # prune sweeps it; what is to be told is why the start failed
-        store.unmark_active(job_id)
 
 
 def _kill_all(tree: OwnTree) -> None:
@@ -191,11 +174,3 @@ def _kill_all(tree: OwnTree) -> None:
             tree.force()
         time.sleep(0.001)
         tree.peek()
-
-
-def _report(stage: str, subject: str, error: OSError | RecordError) -> Report:
-    if isinstance(error, RecordError):
-        return Report(stage, subject, None, str(error))
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-        stage = "exists"
-    return Report(stage, subject, error.errno, error.strerror or str(error))

@@ -14,6 +14,7 @@ import os
 import re
 import select
 import signal
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -195,14 +196,23 @@ def answer(job_dir: JobDir, request: Request, error: str | None) -> None:
         pass  # the client is gone, or planted something: its loss
 
 
-class RequestReader:
-    """The monitor's end of the control FIFO."""
+def open_control(job_dir: JobDir) -> tuple[int, int]:
+    """The monitor's end of the control FIFO, and a writer that is never used.
 
-    def __init__(self, job_dir: JobDir) -> None:
-        self.fd = os.open(job_dir.control, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # A writer of our own, or poll(2) would report a hang-up for ever
-        # after the first client has gone.  fifo(7)
-        self._own_writer = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    Without a writer of our own, poll(2) would report a hang-up for ever after
+    the first client has gone.  fifo(7)
+    """
+    control = job_dir.at("control")
+    reader = os.open(control, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return reader, os.open(control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+class RequestReader:
+    """What comes through the two ends that `open_control` opened."""
+
+    def __init__(self, reader: int, own_writer: int) -> None:
+        self.fd = reader
+        self._own_writer = own_writer
         self._partial = b""
 
     def read(self, reject: Callable[[bytes], None]) -> list[Request]:
@@ -224,6 +234,15 @@ class RequestReader:
             else:
                 reject(line)
         return requests
+
+
+def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Up to *size* bytes, and the descriptors that came with them, which no command inherits."""
+    # socket.recv_fds takes MSG_CMSG_CLOEXEC and ignores it.
+    data, fds, _, _ = socket.recv_fds(sock, size, most)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return data, fds
 
 
 class Order(Value):

@@ -57,11 +57,12 @@ class EventPage(NamedTuple):
 
 
 def append(path: Path, record: JobRecord, at: datetime) -> None:
-    """Add the state that *record* has reached.
+    """Add the state that *record* has reached."""
+    append_line(os.fspath(path), line_of(record, at))
 
-    One write(2) of less than PIPE_BUF bytes to an O_APPEND file: the lines of
-    concurrent monitors do not mix.
-    """
+
+def line_of(record: JobRecord, at: datetime) -> bytes:
+    """What the feed says of the state that *record* has reached."""
     fields = {
         "job_id": record.job_id,
         "sequence": record.sequence,
@@ -71,7 +72,13 @@ def append(path: Path, record: JobRecord, at: datetime) -> None:
         "exit_code": record.exit_code,
         "signal": record.signal,
     }
-    line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def append_line(path: str, line: bytes) -> None:
+    """One write(2) of less than PIPE_BUF bytes to an O_APPEND file: the lines of
+    concurrent monitors do not mix.
+    """
     fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         size = os.fstat(fd).st_size

@@ -31,7 +31,7 @@ _BOOT: Final = """
 import os, sys
 if os.fork():
     os._exit(0)
-entry, _, *paths = sys.argv[1:]
+entry, _, _, *paths = sys.argv[1:]
 sys.path += paths
 package = type(sys)("jobsup")
 package.__path__ = [paths[0] + "/jobsup"]
@@ -87,9 +87,7 @@ def _launch_interpreter(order: Order) -> bytes:
         with ours:
             with theirs:
                 keep = [] if order.stdin_fd is None else [order.stdin_fd]
-                # An adopter that the job itself called is no process of the job.
-                is_of_job = order.verb != "adopt"
-                _run_interpreter("jobsup._monitor_main", theirs, keep, is_of_job=is_of_job)
+                _run_interpreter("jobsup._monitor_main", theirs, keep, order.verb)
             return _converse(ours, order)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -97,17 +95,17 @@ def _launch_interpreter(order: Order) -> bytes:
 
 
 def _run_interpreter(
-    entry: str, theirs: socket.socket, keep: Sequence[int] = (), *, is_of_job: bool = True
+    entry: str, theirs: socket.socket, keep: Sequence[int] = (), verb: str = "start"
 ) -> None:
     """Start *entry* with the socket as its standard streams; it forks itself away from us."""
     # What the command gets comes with the order. A monitor needs only what loads
     # the interpreter and names the files' encoding, and the mark of the job, if
-    # any, that it is a part of.
-    kept = ("LANG", "LC_", "LD_", "DYLD_", PORTABLE, *([MARKER] if is_of_job else ()))
+    # any, that it is a part of. An adopter that the job itself called is not.
+    kept = ("LANG", "LC_", "LD_", "DYLD_", PORTABLE, *([MARKER] if verb == "start" else ()))
     environment = {key: os.environ[key] for key in os.environ if key.startswith(kept)}
     # -I and -S: nothing of the user's environment or site changes what a
     # monitor is, and it starts in a third of the time.
-    argv = [sys.executable, "-I", "-S", "-c", _BOOT, entry, ",".join(map(str, keep))]
+    argv = [sys.executable, "-I", "-S", "-c", _BOOT, entry, verb, ",".join(map(str, keep))]
     forks = subprocess.Popen(
         argv + _import_paths(),
         stdin=theirs.fileno(),

@@ -1,8 +1,13 @@
-"""The launcher: a small process that has a monitor's modules loaded, and forks one per start().
+"""The launcher: a small process that has a monitor's modules loaded, and forks them ahead of need.
 
 Run by `jobsup._launch` in an interpreter of its own; imported by nobody. It
 lives as long as its host and holds nothing that a job needs: whoever kills it
 costs the host a retry, and its monitors live on.
+
+One fork, the spare, is ready: a monitor, and its child that waits at the host's
+socket. That child has been through the motions of a birth, so that the pages
+which this writes to are its own already: to copy them takes as long as all the
+rest. When it has taken an order it says so, and the launcher forks the next.
 """
 
 from __future__ import annotations
@@ -19,9 +24,16 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 from jobsup import _monitor_main
-from jobsup._control import Order, Report
-from jobsup._platform import name_process
+from jobsup._birth import Nascent
+from jobsup._build import Taken
+from jobsup._control import RELAUNCH, Order, Report, receive_fds
+from jobsup._identity import identify_self
+from jobsup._jobdir import StoreDir
+from jobsup._model import JobRecord, JobState, now, to_json
+from jobsup._platform import become_subreaper, name_process
 from jobsup._spawn import Inheritance
+from jobsup._spec import JobSpec
+from jobsup._value import evolve
 
 _MESSAGE_BYTES: Final = 1 << 16
 _MAX_FDS: Final = 3
@@ -30,7 +42,7 @@ _MAX_FDS: Final = 3
 def main() -> NoReturn:
     """Serve the host whose socket is our standard input, whose pidfd is named in our arguments."""
     control = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3))
-    host = int(sys.argv[2])
+    host = int(sys.argv[3])
     os.set_inheritable(host, False)
     inherited = Inheritance.take()
     wakeup = _monitor_main.take_signals(signal.SIGCHLD)
@@ -43,6 +55,22 @@ def main() -> NoReturn:
     _Launcher(control, host, wakeup, inherited).serve()
 
 
+def _rehearse() -> None:
+    """What a birth does, without doing anything."""
+    spec = JobSpec(["true"], cwd="/", labels={"a": "b"})
+    fields = json.loads(to_json(spec))
+    del fields["format"]
+    order = Order("/", "0" * 26, "start", fields, {"PATH": "/"}, None, True, 0, [])
+    order = Order.from_bytes(order.to_bytes())
+    JobSpec(**(order.spec or {}))
+    hidden = StoreDir(order.root).unborn(order.job_id)
+    _ = hidden.path, hidden.output, hidden.store
+    me = identify_self()
+    record = JobRecord(order.job_id, JobState.RUNNING, now(), command=me, monitor=me)
+    to_json(record)
+    Report().to_bytes()
+
+
 class _Launcher:
     def __init__(
         self, control: socket.socket, host: int, wakeup: int, inherited: Inheritance
@@ -51,69 +79,120 @@ class _Launcher:
         self._host = host
         self._wakeup = wakeup
         self._inherited = inherited
+        self._notes, self._spare_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._spare = 0
         self._monitors: dict[int, tuple[str, str]] = {}
         """Root and job id of each monitor that lives, by its pid: our own unreaped child."""
 
     def serve(self) -> NoReturn:
         poll = select.poll()
-        for fd in (self._control.fileno(), self._host, self._wakeup):
+        poll.register(self._control, 0)  # the spare reads it; POLLHUP comes unasked
+        for fd in (self._host, self._wakeup, self._notes.fileno()):
             poll.register(fd, select.POLLIN)
+        self._fork_spare()
         while True:
             ready = {fd for fd, _ in poll.poll()}
+            if self._notes.fileno() in ready:  # first: who told may have ended since
+                self._take_note()
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
                 self._reap()
-            if self._control.fileno() in ready:
-                self._take_order()
-            elif self._host in ready:
+            if self._host in ready or self._control.fileno() in ready:
                 os._exit(0)
 
-    def _take_order(self) -> None:
-        flags = socket.MSG_CMSG_CLOEXEC
-        try:
-            message, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MAX_FDS, flags)
-        except ConnectionResetError:
-            message, fds = b"", []
-        if not message:
-            os._exit(0)  # the host let go of us
-        root, job_id = json.loads(message)
-        try:
-            self._fork(root, job_id, fds)
-        except OSError as error:
-            report = Report("monitor", root, error.errno, error.strerror or str(error))
-            with suppress(OSError):
-                os.write(fds[0], report.to_bytes())
-        finally:
-            for fd in fds:
-                os.close(fd)
+    def _take_note(self) -> None:
+        pid, root, job_id = json.loads(self._notes.recv(_MESSAGE_BYTES))
+        self._monitors[pid] = (root, job_id)
+        if pid == self._spare:
+            self._fork_spare()
 
     def _reap(self) -> None:
         """Collect the monitors that ended; one that was killed is replaced at once."""
-        while self._monitors:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if not pid:
                 return
-            root, job_id = self._monitors.pop(pid)
-            if os.WIFSIGNALED(status):
+            if pid == self._spare:
+                os._exit(1)  # it ends with us, or somebody is after it: let the host begin anew
+            job = self._monitors.pop(pid, None)
+            if job and os.WIFSIGNALED(status):
                 with suppress(OSError):  # whoever looks at the job next adopts it
-                    self._fork(root, job_id, [])
+                    self._fork_adopter(*job)
 
-    def _fork(self, root: str, job_id: str, fds: list[int]) -> None:
-        """A monitor that finds its order in the first descriptor, or adopts where there is none."""
+    def _fork_adopter(self, root: str, job_id: str) -> None:
         pid = os.fork()
         if pid:
             self._monitors[pid] = (root, job_id)
             return
         try:
-            os.close(self._control.detach())
-            os.close(self._host)
-            os.setsid()
-            if not fds:
-                _monitor_main.run(Order(root, job_id, "adopt"), self._inherited)
-            order, cwd, *stdin = fds
-            for target in (0, 1, 2):
-                os.dup2(order, target)
-            os.close(order)
-            _monitor_main.run_here(self._inherited, cwd, *stdin)
+            self._leave()
+            self._control.close()
+            self._spare_end.close()
+            name_process("jobsup-monitor")
+            nobody = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            _monitor_main.take_over(Order(root, job_id, "adopt"), nobody)
         finally:
             os._exit(1)
+
+    def _fork_spare(self) -> None:
+        try:
+            self._spare = os.fork()
+        except OSError:
+            os._exit(1)  # the host starts an interpreter instead, or says why it cannot
+        if self._spare:
+            return
+        try:
+            self._leave()
+            name_process("jobsup-spare")
+            self._be_spare()
+        finally:
+            os._exit(1)
+
+    def _leave(self) -> None:
+        """In a fork: let go of what is the launcher's own."""
+        os.close(signal.set_wakeup_fd(-1))
+        os.close(self._wakeup)
+        os.close(self._host)
+        self._notes.close()
+        os.setsid()
+
+    def _be_spare(self) -> NoReturn:
+        spare = Nascent(self._take, is_subreaper=become_subreaper())
+        self._control.close()
+        poll = select.poll()
+        poll.register(spare.channel, select.POLLIN)
+        poll.register(self._spare_end, 0)  # POLLHUP: the launcher died
+        if not dict(poll.poll()).get(spare.channel.fileno()):
+            os._exit(0)  # our child sees it, takes no order, and undoes what it did
+        self._spare_end.close()
+        _monitor_main.supervise(spare)
+
+    def _take(self, channel: socket.socket) -> Taken:
+        """The child's part: wait at the host's socket, as long as there is a monitor."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        if not poll.poll(0):  # else somebody waits already
+            _rehearse()
+        poll.register(channel, 0)
+        if channel.fileno() in dict(poll.poll()):
+            os._exit(0)
+        message, fds = receive_fds(self._control, _MESSAGE_BYTES, _MAX_FDS)
+        if not message:
+            os._exit(0)  # the host let go of us
+        with suppress(OSError):  # it died just now
+            note = [os.getppid(), *json.loads(message)]
+            self._spare_end.send(json.dumps(note).encode())
+        host, cwd, *stdin = fds
+        order = _monitor_main.read_order(host)
+        try:
+            os.fchdir(cwd)
+        except OSError as error:  # the host may be where it could not enter again
+            os.write(host, Report(RELAUNCH, order.root, error.errno).to_bytes())
+            os._exit(1)
+        assert order.umask is not None
+        assert order.mask is not None
+        inherited = evolve(self._inherited, umask=order.umask, mask=tuple(order.mask))
+        return Taken(evolve(order, stdin_fd=stdin[0] if stdin else None), host, inherited)

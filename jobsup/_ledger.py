@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Final
 
 from jobsup import _events
@@ -26,18 +28,23 @@ _FINAL_SECONDS: Final = 60.0
 class Ledger:
     """A job's record, in memory ahead of the disk where the disk refuses it."""
 
-    def __init__(self, job_dir: JobDir, record: JobRecord, caps: list[OutputCap]) -> None:
-        self.record = record
+    def __init__(
+        self, job_dir: JobDir, first: Callable[[], JobRecord], caps: list[OutputCap]
+    ) -> None:
+        self._first = first
         self._job_dir = job_dir
         self._caps = caps
+        self.has_ended = False
 
-    @property
-    def has_ended(self) -> bool:
-        return self.record.state is ENDED
+    @cached_property
+    def record(self) -> JobRecord:
+        """Where the job stands: at first as it was handed to us, read when it is asked for."""
+        return self._first()
 
     def apply(self, event: Event) -> None:
         """Advance the record, write it, and tell the feed; the last one is written for good."""
         self.record = advance(self.record, event)
+        self.has_ended = self.record.state is ENDED
         log(self._job_dir, f"{type(event).__name__}: {self.record.state.value}")
         self._save()
         with suppress(OSError):  # the feed may lose a line to a full disk

@@ -5,8 +5,9 @@ Imported by nobody on the host side.
 
 from __future__ import annotations
 
+import math
 import os
-import selectors
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from jobsup._model import StopCause, Survivor, now
 from jobsup._outputcap import OutputCap
 from jobsup._platform import ProcessHandle, age_of
 from jobsup._spec import Leftovers, Lifetime, OnOutputLimit
-from jobsup._stopplan import StopPlan, signal_name
+from jobsup._stopplan import ProcessIdentity, StopPlan, signal_name
 from jobsup._tree import Exit
 
 _NAP_SECONDS: Final = (0.0005, 0.02)
@@ -55,54 +56,60 @@ class Monitor:
         self._job = job
         self._job_dir = job.job_dir
         self._caps: list[OutputCap] = []
-        self._ledger = Ledger(job.job_dir, job.record, self._caps)
+        self._ledger = Ledger(job.job_dir, lambda: job.record, self._caps)
         self._tree = job.tree
         self._stdin_writer = job.stdin_writer
-        self._exited = job.record.command_exited
+        self._exited = job.is_adopted and job.record.command_exited
         self._ladder: Ladder | None = None
         self._nap = _NAP_SECONDS[0]
         self._forcing_since: float | None = None
         self._deadlines: dict[Callable[[float], object], float] = {}
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.poll()
+        self._acts: dict[int, Callable[[float], object]] = {}
         self._listen(wakeup, partial(self._on_signals, wakeup))
         self._listen(job.requests.fd, self._on_requests)
         command = job.tree.fileno()
         if command is not None:
-            self._listen(command, lambda _: self._selector.unregister(command))
+            self._listen(command, lambda _: self._ignore(command))
 
     # -- set-up --------------------------------------------------------------
 
     def _listen(self, fd: int, act: Callable[[float], object]) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, act)
+        self._poll.register(fd, select.POLLIN)
+        self._acts[fd] = act
+
+    def _ignore(self, fd: int) -> None:
+        self._poll.unregister(fd)
 
     def _open_caps(self, now: float) -> None:
-        spec = self._job.spec
-        if spec.output_limit is None:
+        terms = self._job.terms
+        if terms["output_limit"] is None:
             return
-        files = [self._job_dir.output, self._job_dir.stderr][: 1 + spec.separate_stderr]
-        share = spec.output_limit // len(files)
+        files = ["output", "stderr"][: 1 + terms["separate_stderr"]]
+        share = terms["output_limit"] // len(files)
         with suppress(FileNotFoundError):  # deleted before an adopter came: nothing to limit
-            self._caps += [OutputCap(file, share, now) for file in files]
+            self._caps += [OutputCap(self._job_dir.at(file), share, now) for file in files]
             self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
 
     def _arm(self, _: float) -> None:
-        spec = self._job.spec
+        terms = self._job.terms
         started = time.monotonic()
-        command = self._ledger.record.command
-        if self._ledger.record.adoptions and command:
+        if self._job.is_adopted and (command := self._ledger.record.command):
             started -= age_of(command.pid)
-        if spec.timeout is not None:
-            self._deadlines[self._on_timeout] = started + spec.timeout
-        if spec.lifetime is Lifetime.OWNER and spec.owner:
-            owner = open_process(spec.owner)
+        if terms["timeout"] is not None:
+            self._deadlines[self._on_timeout] = started + terms["timeout"]
+        if terms["lifetime"] == Lifetime.OWNER.value and terms["owner"]:
+            owner = open_process(ProcessIdentity(**terms["owner"]))
             if owner is None or owner.exited():
                 self._stop(StopCause.OWNER_DIED)
             elif (fd := owner.fileno()) is not None:
                 self._listen(fd, partial(self._on_owner_exit, fd))
             else:
                 self._look_at_owner(owner, time.monotonic())
+        if not self._job.is_adopted:
+            return
         if self._ledger.record.state is STOPPING and self._ladder is None:
-            self._begin_ladder(spec.stop)
+            self._begin_ladder(self._job.spec.stop)
 
     # -- the loop ------------------------------------------------------------
 
@@ -115,13 +122,13 @@ class Monitor:
             now = time.monotonic()
             wait = min(self._deadlines.values(), default=None)
             left = None if wait is None else min(max(0.0, wait - now), LONGEST_SECONDS)
-            ready = self._selector.select(left)
+            ready = self._poll.poll(None if left is None else math.ceil(left * 1000))
             # Deaths first: a command that ended before a stop reached it
             # keeps its own outcome.
             self._attempt(self._look)
-            for key, _ in ready:
+            for fd, _ in ready:
                 if not self._ledger.has_ended:
-                    self._attempt(key.data)
+                    self._attempt(self._acts[fd])
             self._keep_time()
 
     def _keep_time(self) -> None:
@@ -235,7 +242,7 @@ class Monitor:
                 self._job_dir.stdin.unlink()
 
     def _on_owner_exit(self, fd: int, _: float) -> None:
-        self._selector.unregister(fd)
+        self._ignore(fd)
         self._stop(StopCause.OWNER_DIED)
 
     def _look_at_owner(self, owner: ProcessHandle, now: float) -> None:
@@ -249,9 +256,10 @@ class Monitor:
         self._stop(StopCause.TIMEOUT)
 
     def _on_cap(self, now: float) -> None:
-        limit = self._job.spec.output_limit
+        terms = self._job.terms
         size = sum(cap.tick(now) for cap in self._caps)
-        if self._job.spec.on_output_limit is OnOutputLimit.KILL and limit and size > limit:
+        kills = terms["on_output_limit"] == OnOutputLimit.KILL.value
+        if kills and size > terms["output_limit"]:
             self._stop(StopCause.OUTPUT_LIMIT)
         self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
 

@@ -5,31 +5,34 @@ Run by `jobsup._launch` in an interpreter of its own, or in a fork of the launch
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import socket
+import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from jobsup._birth import RefusedError, adopt, give_birth
-from jobsup._control import RELAUNCH, Order, Report
+from jobsup._birth import Nascent, Supervised, adopt
+from jobsup._build import RefusedError, Taken
+from jobsup._control import Order, Report
 from jobsup._ledger import log
 from jobsup._monitor import Monitor
 from jobsup._platform import become_subreaper, name_process, obstacle
 from jobsup._spawn import Inheritance
-from jobsup._value import evolve
 
 
-def _read_order() -> Order:
-    """The order, from the socket that is our standard input."""
+def read_order(host: int) -> Order:
+    """What the host sends until it shuts its sending side down."""
     parts = []
-    while part := os.read(0, 1 << 20):
+    while part := os.read(host, 1 << 16):
         parts.append(part)
     return Order.from_bytes(b"".join(parts))
 
 
-def _tell(report: Report) -> None:
+def _tell(host: int, report: Report) -> None:
     with suppress(OSError):  # the host may be gone; the job does not need it
-        os.write(0, report.to_bytes())
+        os.write(host, report.to_bytes())
 
 
 def let_go_of_host() -> None:
@@ -61,48 +64,63 @@ def _traceback(error: BaseException) -> str:
 
 def main() -> NoReturn:
     """One job, in an interpreter of its own.  The caller has forked and left us to init."""
-    order = _read_order()
-    run(order, Inheritance.take())
-
-
-def run_here(inherited: Inheritance, cwd: int, stdin: int | None = None) -> NoReturn:
-    """One job, in a fork of the launcher: what the host hands over comes as descriptors."""
-    order = _read_order()
-    try:
-        os.fchdir(cwd)
-    except OSError as error:  # it may be in a directory that it could not enter again
-        _tell(Report(RELAUNCH, order.root, error.errno, error.strerror or ""))
-        os._exit(1)
-    os.close(cwd)
-    if order.umask is not None and order.mask is not None:
-        inherited = evolve(inherited, umask=order.umask, mask=tuple(order.mask))
-    run(evolve(order, stdin_fd=stdin), inherited)
-
-
-def run(order: Order, inherited: Inheritance) -> NoReturn:
-    """From order to final record."""
-    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
+    verb, keep = sys.argv[2:4]
+    inherited = Inheritance.take()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would lose exit statuses
     name_process("jobsup-monitor")
+    host = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    if verb == "adopt":
+        order = read_order(host)
+        let_go_of_host()
+        take_over(order, host)
+
+    def take(_: socket.socket) -> Taken:
+        return Taken(read_order(host), host, inherited)
+
+    born = Nascent(take, is_subreaper=become_subreaper())
+    os.close(host)
+    for fd in filter(None, keep.split(",")):
+        os.close(int(fd))
+    let_go_of_host()
+    supervise(born)
+
+
+def supervise(born: Nascent) -> NoReturn:
+    """From the order, whenever it comes, to the final record."""
+    built, fds = born.wait()
+    name_process("jobsup-monitor")
+    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
+    job, host = born.publish(built, fds)
+    _tell(host, Report())
+    os.close(host)
+    _run(job, wakeup)
+
+
+def take_over(order: Order, host: int) -> NoReturn:
+    """From a job without a monitor to the final record."""
+    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
+    become_subreaper()
     try:
         if reason := obstacle():
             raise RefusedError(Report("monitor", order.root, None, reason))
-        is_subreaper = become_subreaper()
-        births = order.verb == "start"
-        job = give_birth(order, inherited, is_subreaper) if births else adopt(order)
+        job = adopt(order)
     except RefusedError as refused:
-        _tell(refused.report)
+        _tell(host, refused.report)
         os._exit(1)
     except Exception as error:
-        _tell(Report("monitor", order.root, None, f"{type(error).__name__}: {error}"))
+        _tell(host, Report("monitor", order.root, None, f"{type(error).__name__}: {error}"))
         os._exit(1)
+    _tell(host, Report())
+    os.close(host)
+    _run(job, wakeup)
+
+
+def _run(job: Supervised, wakeup: int) -> NoReturn:
     try:
-        monitor = Monitor(job, wakeup)
-        _tell(Report())
-        let_go_of_host()
-        monitor.run()
-        with suppress(OSError):  # whoever looks next does it then
-            job.job_dir.store.unmark_active(order.job_id)
+        Monitor(job, wakeup).run()
     except BaseException as error:
         log(job.job_dir, _traceback(error))
         os._exit(1)
+    with suppress(OSError):  # prune sweeps it
+        job.job_dir.store.unmark_active(job.job_dir.id)
     os._exit(0)

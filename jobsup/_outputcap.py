@@ -17,7 +17,7 @@ _SILENT_SECONDS: Final = 5.0
 class OutputCap:
     """One output file. It may overshoot by what is written between two ticks."""
 
-    def __init__(self, path: Path, limit: int, now: float) -> None:
+    def __init__(self, path: str | Path, limit: int, now: float) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         status = os.fstat(self._fd)
         self._block = max(4096, status.st_blksize)

@@ -59,7 +59,7 @@ class Inheritance(Value):
 
 
 class SpawnFailedError(Exception):
-    """The child could not become the command: at *stage* ("cwd" or "exec"), with *errno*."""
+    """This process could not become the command: at *stage* ("cwd" or "exec"), with *errno*."""
 
     def __init__(self, stage: str, number: int) -> None:
         super().__init__(stage, number)
@@ -76,71 +76,29 @@ class Command(Value):
     stdio: tuple[int, int, int]
 
 
-class Child:
-    """A forked child that waits for `execute` before it becomes the command.
+def become(command: Command, inherited: Inheritance, *kept: int) -> NoReturn:
+    """Make this process the command; *kept* are descriptors that close by the exec itself.
 
-    If this process dies first the child sees the gate close, and ends too.
+    Raises:
+        SpawnFailedError: It cannot be. Only the descriptors *kept* are open then, and the stdio.
     """
-
-    def __init__(self, command: Command, inherited: Inheritance) -> None:
-        gate_read, self._gate = os.pipe()
-        self._failure, failure_write = os.pipe()
-        self._ends: tuple[int, ...] = (self._gate, self._failure)
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _become(command, inherited, gate_read, failure_write)
-        except OSError:
-            self.abandon()
-            raise
-        finally:
-            os.close(gate_read)
-            os.close(failure_write)
-
-    def execute(self) -> None:
-        """Open the gate; return once the command was exec'd.
-
-        Raises:
-            SpawnFailedError: It could not be. The child has ended and is to be reaped.
-        """
-        os.write(self._gate, b"!")
-        failure = os.read(self._failure, 64)
-        self.abandon()
-        if failure:
-            stage, _, number = failure.decode().partition(":")
-            raise SpawnFailedError(stage, int(number))
-
-    def abandon(self) -> None:
-        """Close the gate: a child that still waits there ends without having executed anything."""
-        for fd in self._ends:
-            os.close(fd)
-        self._ends = ()
-
-
-def _become(command: Command, inherited: Inheritance, gate: int, failure: int) -> NoReturn:
-    """The child's side of the fork; leaves by exec or _exit only."""
     stage = "exec"
     try:
-        os.setsid()
-        # Descriptors 0 to 2 are the monitor's own stdio, so none of ours is
+        # Descriptors 0 to 2 are nobody's that is needed yet, so none of ours is
         # overwritten here. All else closes, the lock first of all: while this
         # copy lives, a dead monitor would look alive.
         for target, fd in enumerate(command.stdio):
             os.dup2(fd, target)
-        _close_all_but(0, 1, 2, gate, failure)
-        if os.read(gate, 1):
-            stage = "cwd"
-            if command.cwd is not None:
-                os.chdir(command.cwd)
-            stage = "exec"
-            inherited.give_back()
-            os.write(failure, f"{stage}:{_exec(command)}".encode())
-    except BaseException as error:
-        # Anything but silence: end-of-file would mean that the exec succeeded.
-        number = error.errno if isinstance(error, OSError) else None
-        os.write(failure, f"{stage}:{number or errno.EINVAL}".encode())
-    finally:
-        os._exit(127)
+        _close_all_but(0, 1, 2, *kept)
+        stage = "cwd"
+        if command.cwd is not None:
+            os.chdir(command.cwd)
+        stage = "exec"
+        inherited.give_back()
+        number = _exec(command)
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or errno.EINVAL
+    raise SpawnFailedError(stage, number)
 
 
 def _close_all_but(*kept: int) -> None:

@@ -80,6 +80,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "libc.prctl": (*_KILL, "EINVAL"),
     "libc.fallocate": (*_KILL, "EOPNOTSUPP", "EIO", "ENOSPC"),
     "Path.mkdir": (*_KILL, *_DISK),
+    "os.mkdir": (*_KILL, *_DISK),
     "Path.chmod": (*_KILL, "EIO", "EROFS", "EPERM"),
     "Path.unlink": (*_KILL, "EIO", "EROFS", "EACCES"),
     "Path.rmdir": (*_KILL, "EIO", "EROFS", "EACCES"),
@@ -96,7 +97,7 @@ HARMLESS: Final = {
     *("signal.signal", "signal.getsignal", "signal.valid_signals", "signal.pthread_sigmask"),
     *("signal.sigpending", "signal.sigwait", "signal.set_wakeup_fd"),
     *("os.uname", "os.set_inheritable", "os.register_at_fork", "libc.syscall"),
-    *("resource.getrlimit", "selector.unregister", "socket.CMSG_SPACE", "socket.socket"),
+    *("resource.getrlimit", "socket.CMSG_SPACE", "socket.socket"),
     *("Path.exists", "Path.is_dir", "Path.is_file", "Path.is_symlink", "Path.home"),
 }
 """They cannot fail where they stand, or answer an error with no, and change nothing on disk."""
@@ -113,12 +114,13 @@ OTHER_MODULES: Final = {
     ),
 }
 UNREACHED: Final = {
+    "_birth.Nascent._undo: os.write": "only once the rename has failed",
     "_control.open_for_write: os.close": "somebody put a file in the FIFO's place",
     "_hostend.HostEnd.close: os.pidfd_open": "when an interpreter ends; these are killed",
     "_jobdir.JobDir.write_final_record: os.unlink": "somebody put something else there",
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir._read: os.read #2": "only if the first read is cut short",
-    "_launcher._Launcher._take_order: os.write": "only once its fork has failed",
+    "_launcher._Launcher._take: os.write": "a host where it may not enter; test_launcher has one",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",
     "_linux._may_inspect: open": "root needs not ask",
     "_output.read_chunk: os.pread #2": "only when it is trimmed as it is read",

@@ -31,6 +31,7 @@ from jobsup._control import (
     RequestReader,
     answer,
     ask,
+    open_control,
     open_for_write,
     parse_request,
     write_some,
@@ -121,7 +122,7 @@ def test_request_longer_than_one_write_is_refused() -> None:
 @contextmanager
 def reading(job_dir: JobDir) -> Iterator[RequestReader]:
     os.mkfifo(job_dir.control)
-    reader = RequestReader(job_dir)
+    reader = RequestReader(*open_control(job_dir))
     try:
         yield reader
     finally:
@@ -205,7 +206,7 @@ def test_listener_that_does_not_answer(job_dir: JobDir) -> None:
 
 def test_listener_that_dies_before_it_answers(job_dir: JobDir) -> None:
     os.mkfifo(job_dir.control)
-    reader = RequestReader(job_dir)
+    reader = RequestReader(*open_control(job_dir))
 
     def die_once_asked() -> None:
         eventually(lambda: reader.read(raising(AssertionError())), "a request")

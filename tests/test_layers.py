@@ -39,7 +39,16 @@ SHARED = [
     "_tree",
     "_strays",
 ]
-MONITOR = ["_spawn", "_outputcap", "_ledger", "_birth", "_monitor", "_monitor_main", "_launcher"]
+MONITOR = [
+    "_spawn",
+    "_outputcap",
+    "_ledger",
+    "_build",
+    "_birth",
+    "_monitor",
+    "_monitor_main",
+    "_launcher",
+]
 HOST = [
     "_surroundings",
     "_hostend",
@@ -188,7 +197,7 @@ def test_monitor_loads_nothing_that_it_does_not_need(entry: str) -> None:
     """What it imports is what a job costs."""
     boot = _launch._BOOT.replace("if os.fork():\n    os._exit(0)\n", "")
     boot = boot.replace("sys.modules[entry].main()\n", "print(*sys.modules)")
-    words = [f"jobsup.{entry}", "", *_launch._import_paths()]
+    words = [f"jobsup.{entry}", "", "", *_launch._import_paths()]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", boot, *words],
         capture_output=True,
