@@ -43,7 +43,7 @@ from jobsup._jobdir import JobDir, StoreDir
 from jobsup._platform import environ_of, processes
 
 HANG_SECONDS: Final = 40
-_MARK: Final = "JOBSUP_FAULTS"
+_MARK: Final = "LC_JOBSUP_TEST"  # of the kind that monitors and launchers keep
 
 
 class Inspection:

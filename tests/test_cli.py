@@ -207,20 +207,22 @@ def completed(cli: Cli, *words: str) -> list[str]:
 
 
 def test_completion_offers_names_and_ids(cli: Cli, store: WatchedStore) -> None:
-    done = ended(store, ["true"], name="website")
-    runs = store.start(sleeper(), name="worker")
+    done = ended(store, ["true"], name="worker-of-mine")
+    runs = store.start(sleeper(), name="worker-of-yours")
     damaged = ended(store, ["true"])
     (damaged.root / "jobs" / damaged.id / "spec.json").write_text("{")
 
-    assert completed(cli, "logs", "w") == ["worker", "website"]
-    assert completed(cli, "cancel", "w") == ["worker"]
-    assert completed(cli, "signal", "HUP", "worker", "w") == ["worker"]
+    # Longer than an id's short form, which may begin with any letter.
+    mine, yours = "worker-of-mine", "worker-of-yours"
+    assert completed(cli, "logs", "worker-") == [yours, mine]
+    assert completed(cli, "cancel", "worker-") == [yours]
+    assert completed(cli, "signal", "HUP", yours, "worker-") == [yours]
     assert completed(cli, "status", done.id[-6:-2]) == [done.id[-6:]]
     assert completed(cli, "status", runs.id[:20]) == [runs.id]
     assert completed(cli, "signal", "us") == ["USR1", "USR2"]
     assert completed(cli, "list", "--outcome", "t") == ["timed-out"]
     assert completed(cli, "canc") == ["cancel"]
-    assert completed(cli, "--store", "/dev/null/none", "logs", "w") == []
+    assert completed(cli, "--store", "/dev/null/none", "logs", "worker-") == []
 
 
 def test_completion_works_in_bash(cli: Cli, store: WatchedStore, tmp_path: Path) -> None:
