@@ -16,8 +16,10 @@ from jobsup._platform import moved_since, obstacle
 from jobsup._strays import StrayTree
 from jobsup.errors import RecordError, SpawnError
 
-_PATIENCE_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 10.0
 """How long to wait for another process that adopts; readers do not block on it."""
+_POLL_SECONDS: Final = 0.01
+"""Who waits longer between two tries loses to whoever has just come."""
 
 
 def current_record(job_dir: JobDir) -> JobRecord:
@@ -49,7 +51,12 @@ def _take_over(job_dir: JobDir, record: JobRecord) -> JobRecord:
     if not job_dir.is_ours():  # what we wrote and ran there, its owner could not manage
         return _verdict(job_dir, orphaned) or orphaned
     try:
-        with FileLock(job_dir.store.lock, timeout=_PATIENCE_SECONDS, fallback_to_soft=False):
+        with FileLock(
+            job_dir.store.lock,
+            timeout=_PATIENCE_SECONDS,
+            poll_interval=_POLL_SECONDS,
+            fallback_to_soft=False,
+        ):
             settled = _settle(job_dir)
             if settled is None:
                 launch(Order(str(job_dir.store.root), job_dir.path.name, "adopt"))

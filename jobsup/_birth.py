@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from jobsup import _events
-from jobsup._build import FAILED, GO, LOCK_SECONDS, Built, RefusedError, Taken, be_child, refusal
+from jobsup._build import FAILED, GO, Built, RefusedError, Taken, be_child, refusal
 from jobsup._control import Order, RequestReader, open_control
 from jobsup._identity import identify_self
 from jobsup._jobdir import JobDir, StoreDir
@@ -34,6 +34,10 @@ from jobsup._spec import JobSpec, Stdin
 from jobsup._strays import ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
 from jobsup.errors import RecordError
+
+_TAKE_OVER_SECONDS: Final = 0.5
+"""A probe lets go in microseconds. Who holds the lock longer is another adopter,
+the launcher's say, and whoever sent us makes all others wait."""
 
 
 class Supervised:
@@ -125,7 +129,7 @@ def adopt(order: Order) -> Supervised:
     job_dir = StoreDir(Path(order.root)).job(order.job_id)
     on_refusal = ExitStack()
     try:
-        lock = job_dir.acquire(LOCK_SECONDS)
+        lock = job_dir.acquire(_TAKE_OVER_SECONDS)
         if lock is None:
             raise OSError(errno.EBUSY, "another monitor holds it")
         # Before the host hears of it: who looks next would take us for a monitor.

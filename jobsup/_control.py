@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -140,8 +140,15 @@ class Answer(Value):
     error: str | None = None
 
 
-def ask(job_dir: JobDir, request: Request, wait: float = ANSWER_SECONDS) -> Answer | None:
-    """Send *request* and wait until the monitor has acted on it; None if no monitor listens."""
+def ask(
+    job_dir: JobDir, request: Request, monitor: int | None, wait: float = ANSWER_SECONDS
+) -> Answer | None:
+    """Send *request* and wait until the monitor has acted on it; None if no monitor listens.
+
+    *monitor* is a descriptor that turns readable when that monitor dies. The
+    FIFO alone does not tell: it may have a new reader by then, and the old one
+    have taken the request along.
+    """
     deadline = time.monotonic() + wait
     with ExitStack() as on_exit:
         control = open_for_write(job_dir.control)
@@ -166,18 +173,22 @@ def ask(job_dir: JobDir, request: Request, wait: float = ANSWER_SECONDS) -> Answ
                 return Answer(heard=False)
         except BrokenPipeError:
             return None
-        return Answer(heard=False) if answers is None else _answer(control, answers, deadline)
+        if answers is None:
+            return Answer(heard=False)
+        return _answer(control, answers, monitor, deadline)
 
 
-def _answer(control: int, answers: int, deadline: float) -> Answer | None:
+def _answer(control: int, answers: int, monitor: int | None, deadline: float) -> Answer | None:
     poll = select.poll()
     poll.register(answers, select.POLLIN)
-    poll.register(control, 0)  # POLLERR comes unasked: the monitor is gone
-    for fd, _ in poll.poll(_milliseconds(deadline)):
-        if fd == answers and (line := os.read(answers, LINE_LIMIT)):
+    poll.register(control, 0)  # POLLERR comes unasked: nobody reads any more
+    if monitor is not None:
+        poll.register(monitor, select.POLLIN)
+    ready = poll.poll(_milliseconds(deadline))
+    with suppress(BlockingIOError):  # it may have answered before it died
+        if line := os.read(answers, LINE_LIMIT):
             return Answer(heard=True, error=json.loads(line)["error"])
-    ready = poll.poll(0)
-    return None if any(fd == control for fd, _ in ready) else Answer(heard=False)
+    return None if ready else Answer(heard=False)
 
 
 def answer(job_dir: JobDir, request: Request, error: str | None) -> None:

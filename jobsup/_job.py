@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Final, Literal
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from jobsup import _control, _output, _wait
 from jobsup._adopt import current_record
 from jobsup._control import Request
-from jobsup._identity import send_verified
+from jobsup._identity import open_process, send_verified
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, Outcome
 from jobsup._output import OutputChunk
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 StreamName = Literal["output", "stderr"]
 
-_ASK_SECONDS: Final = 5.0
+_ASK_SECONDS: Final = 20.0
 """How long a request is sent again, from the first look on, while monitors die unasked."""
 _FOLLOW_SECONDS: Final = 0.1
 
@@ -311,17 +311,34 @@ class Job(Value):
                 f"job {self.id} has no open standard input; start it with stdin=subprocess.PIPE"
             )
 
-    def _stop_without_words(self) -> None:
-        """SIGTERM to the monitor is a cancel too: for a FIFO that somebody else keeps full."""
+    def _stop_without_words(self) -> bool:
+        """SIGTERM to the monitor is a cancel too: for a FIFO that somebody else keeps full.
+
+        False if the monitor died before it came.
+        """
         record = self.status()
-        if record.monitor and not record.stop_cause and record.state is not JobState.ENDED:
-            send_verified(record.monitor, SIGTERM)
+        if record.stop_cause or record.state is JobState.ENDED:
+            return True
+        return record.monitor is not None and send_verified(record.monitor, SIGTERM) is None
+
+    @contextmanager
+    def _watched(self, job_dir: JobDir) -> Iterator[int | None]:
+        """What turns readable when the monitor dies, where there is such a thing."""
+        with ExitStack() as on_exit:
+            fd = None
+            with suppress(OSError, RecordError):  # a request needs neither record nor handle
+                monitor = job_dir.read_record().monitor
+                if monitor and (handle := open_process(monitor)):
+                    on_exit.callback(handle.close)
+                    fd = handle.fileno()
+            yield fd
 
     def _ask(self, request: Request, if_ended: Literal["raise", "ignore"] = "raise") -> None:
         with self._found() as job_dir:
             pause, deadline, seen = 0.001, math.inf, "unseen"
             while True:
-                answer = _control.ask(job_dir, request)
+                with self._watched(job_dir) as monitor:
+                    answer = _control.ask(job_dir, request, monitor)
                 if answer is not None:
                     if answer.error:
                         raise JobsupError(f"job {self.id}: {answer.error}")
@@ -329,9 +346,8 @@ class Job(Value):
                         raise JobsupError(
                             f"the monitor of job {self.id} does not answer; try again"
                         )
-                    if not answer.heard:
-                        self._stop_without_words()
-                    return
+                    if answer.heard or self._stop_without_words():
+                        return
                 if time.monotonic() > deadline:
                     raise JobsupError(
                         f"job {self.id} is {seen} and has no monitor that listens; "

@@ -175,31 +175,42 @@ def listening(
 def test_ask_returns_when_it_was_acted_on(job_dir: JobDir) -> None:
     acted: list[str] = []
     with listening(job_dir, lambda request: acted.append(request.verb)):
-        assert ask(job_dir, Request("pause")) == Answer(heard=True)
+        assert ask(job_dir, Request("pause"), None) == Answer(heard=True)
         assert acted == ["pause"]
     assert os.listdir(job_dir.path) == ["control"]  # no reply FIFO is left
 
 
 def test_ask_hands_back_what_is_wrong(job_dir: JobDir) -> None:
     with listening(job_dir, lambda _: "it is being stopped"):
-        assert ask(job_dir, Request("pause")) == Answer(heard=True, error="it is being stopped")
+        assert ask(job_dir, Request("pause"), None) == Answer(
+            heard=True, error="it is being stopped"
+        )
 
 
 def test_nobody_listens(job_dir: JobDir) -> None:
     os.mkfifo(job_dir.control)
-    assert ask(job_dir, Request("stop")) is None
+    assert ask(job_dir, Request("stop"), None) is None
     assert os.listdir(job_dir.path) == ["control"]
+
+
+def test_request_that_a_dying_monitor_took_along_is_not_waited_for(job_dir: JobDir) -> None:
+    """Its successor reads the FIFO already, and knows of nothing."""
+    dead, end = os.pipe()
+    os.close(end)
+    with reading(job_dir):
+        assert ask(job_dir, Request("stop"), dead) is None
+    os.close(dead)
 
 
 def test_no_directory_is_a_missing_file(job_dir: JobDir) -> None:
     job_dir.path.rmdir()
     with pytest.raises(FileNotFoundError):
-        ask(job_dir, Request("stop"))
+        ask(job_dir, Request("stop"), None)
 
 
 def test_listener_that_does_not_answer(job_dir: JobDir) -> None:
     with reading(job_dir) as reader:
-        assert ask(job_dir, Request("stop"), wait=0.05) == Answer(heard=False)
+        assert ask(job_dir, Request("stop"), None, wait=0.05) == Answer(heard=False)
         assert [request.verb for request in reader.read(raising(AssertionError()))] == ["stop"]
     assert os.listdir(job_dir.path) == ["control"]
 
@@ -215,7 +226,7 @@ def test_listener_that_dies_before_it_answers(job_dir: JobDir) -> None:
     thread = threading.Thread(target=die_once_asked)
     thread.start()
     try:
-        assert ask(job_dir, Request("stop")) is None
+        assert ask(job_dir, Request("stop"), None) is None
     finally:
         thread.join()
 
@@ -227,7 +238,7 @@ def test_disk_without_room_for_an_answer_still_takes_the_request(
     with listening(job_dir) as listener:
         with monkeypatch.context() as full:
             full.setattr(os, "mkfifo", raising(OSError(number, os.strerror(number))))
-            assert ask(job_dir, Request("stop")) == Answer(heard=False)
+            assert ask(job_dir, Request("stop"), None) == Answer(heard=False)
         eventually(lambda: listener.heard, "the request")
         assert listener.heard[0].reply is None
 
@@ -238,7 +249,7 @@ def test_many_clients_at_once(job_dir: JobDir) -> None:
     results: list[Answer | None] = []
 
     def client() -> None:
-        results.extend(ask(job_dir, Request("stop", plan)) for _ in range(10))
+        results.extend(ask(job_dir, Request("stop", plan), None) for _ in range(10))
 
     with listening(job_dir) as listener:
         clients = [threading.Thread(target=client) for _ in range(8)]
