@@ -61,12 +61,22 @@ def surroundings() -> Surroundings | None:
         spaces = sorted(os.listdir(thread + "ns"))
         parts += [os.fsencode(os.readlink(f"{thread}ns/{name}")) for name in spaces]
         parts.append(_read_if("/proc/self/coredump_filter"))
-        root = os.stat("/")
+        parts.append(_root())
     except OSError:
         return None
-    parts.append(b"%d:%d" % (root.st_dev, root.st_ino))
     mask = tuple(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     return Surroundings(b"\n".join(parts), int(umask[1], 8), mask)
+
+
+def _root() -> bytes:
+    """What "/" is, and the mount that it is reached by: another may hide or show what it likes."""
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        root = os.fstat(fd)
+        # mnt_id: proc_pid_fdinfo(5)
+        return _read(f"/proc/thread-self/fdinfo/{fd}") + b"%d:%d" % (root.st_dev, root.st_ino)
+    finally:
+        os.close(fd)
 
 
 def _hides_filters(status: bytes) -> bool:
