@@ -48,14 +48,12 @@ def surroundings() -> Surroundings | None:
     Sources: proc_pid_status(5), proc_pid_limits(5), namespaces(7) and the
     others named there, credentials(7).
     """
-    settings = inherited_settings()
-    if settings is None:
-        return None
     thread = "/proc/thread-self/"
     try:
+        settings = inherited_settings()
         status = _read(thread + "status")
         umask = _UMASK.search(status)
-        if umask is None or _hides_filters(status):
+        if settings is None or umask is None or _hides_filters(status):
             return None
         parts = [settings, *_STATUS.findall(status), *(_read_if(thread + name) for name in _FILES)]
         spaces = sorted(os.listdir(thread + "ns"))
