@@ -7,9 +7,11 @@ the host has entered: so whoever starts a job compares these.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
+import threading
 from typing import Final
 
 from jobsup._platform import inherited_settings
@@ -29,6 +31,7 @@ _FILES: Final = (
     "loginuid",
     "sessionid",
 )
+_FILTERS: Final = re.compile(rb"^Seccomp_filters:\s*([0-9]+)$", re.MULTILINE)
 _BLOCK: Final = 1 << 16
 
 
@@ -40,6 +43,8 @@ class Surroundings(Value):
     umask: int
     mask: tuple[int, ...]
     """The blocked signals. These two can be handed over."""
+    thread: int
+    """Whose they are: a number that no other thread of this process has, or had."""
 
 
 def surroundings() -> Surroundings | None:
@@ -62,8 +67,24 @@ def surroundings() -> Surroundings | None:
         parts.append(_root())
     except OSError:
         return None
+    if _filters(status) != _FIRST_FILTERS:
+        # Filters of another thread may be as many, and forbid something else.
+        parts.append(b"%d" % _thread())
     mask = tuple(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
-    return Surroundings(b"\n".join(parts), int(umask[1], 8), mask)
+    return Surroundings(b"\n".join(parts), int(umask[1], 8), mask, _thread())
+
+
+def _thread() -> int:
+    """A number of the calling thread's own, for kernel and Python give theirs again."""
+    if not hasattr(_own, "number"):
+        _own.number = next(_numbers)
+    return int(_own.number)
+
+
+def _filters(status: bytes) -> int:
+    """How many seccomp(2) filters there are. A thread can only get more."""
+    found = _FILTERS.search(status)
+    return int(found[1]) if found else 0
 
 
 def _root() -> bytes:
@@ -96,3 +117,16 @@ def _read_if(path: str) -> bytes:
         return _read(path)
     except OSError as error:
         return str(error.errno).encode()
+
+
+def _first_filters() -> int:
+    """Those that every thread has, as far as can be told: most processes were born with all."""
+    try:
+        return min(_filters(_read(f"/proc/{who}/status")) for who in ("self", "thread-self"))
+    except OSError:
+        return 0
+
+
+_own = threading.local()
+_numbers = itertools.count()
+_FIRST_FILTERS: Final = _first_filters()
