@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -27,8 +28,9 @@ Converse = Callable[[socket.socket, Order], bytes]
 class HostEnd:
     """One launcher.  It ends when this end is closed, or this process is gone."""
 
-    def __init__(self, run_interpreter: RunInterpreter) -> None:
-        """Raises OSError where none can be had."""
+    def __init__(self, run_interpreter: RunInterpreter, thread: int) -> None:
+        """Of that thread.  Raises OSError where none can be had."""
+        self._thread = thread
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inode = os.fstat(self._control.fileno()).st_ino
         try:
@@ -91,13 +93,15 @@ class HostEnd:
                 cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 on_exit.callback(os.close, cwd)
                 stdin = [] if order.stdin_fd is None else [order.stdin_fd]
-                self._send(order, [theirs.fileno(), cwd, *stdin])
+                other = 0 if here.thread == self._thread else threading.get_native_id()
+                self._send(order, other, [theirs.fileno(), cwd, *stdin])
             handed = evolve(order, stdin_fd=None, umask=here.umask, mask=list(here.mask))
             return converse(ours, handed)
 
-    def _send(self, order: Order, fds: Sequence[int]) -> None:
+    def _send(self, order: Order, thread: int, fds: Sequence[int]) -> None:
+        """With the *thread* that it must be able to look into, unless it is its own."""
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        message = json.dumps([order.root, order.job_id]).encode()
+        message = json.dumps([order.root, order.job_id, thread]).encode()
         self._control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
 
     def close(self, *, linger: bool = False) -> None:

@@ -170,17 +170,17 @@ class _Launchers:
                 oldest = self._known.pop(next(iter(self._known)))
                 if oldest:
                     oldest.close()
-            self._known[key] = self._begin(key)
+            self._known[key] = self._begin(here)
             return self._known[key]
 
-    def _begin(self, key: bytes) -> HostEnd | None:
+    def _begin(self, here: Surroundings) -> HostEnd | None:
         try:
-            made = HostEnd(_run_interpreter)
+            made = HostEnd(_run_interpreter, here.thread)
         except OSError:
             return None
         # Another thread may have changed what all share while it was started.
         now = surroundings()
-        if now is not None and now.fingerprint == key and made.is_usable():
+        if now is not None and now.fingerprint == here.fingerprint and made.is_usable():
             return made
         made.close()
         return None

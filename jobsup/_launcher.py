@@ -71,6 +71,15 @@ def _rehearse() -> None:
     Report().to_bytes()
 
 
+def _look_into(thread: int) -> None:
+    """Raise OSError if we are in a Landlock domain that the thread is not in.
+
+    It has looked into us: neither is then in a domain of its own.  landlock(7)
+    """
+    if thread:
+        os.readlink(f"/proc/{thread}/cwd")
+
+
 class _Launcher:
     def __init__(
         self, control: socket.socket, host: int, wakeup: int, inherited: Inheritance
@@ -182,12 +191,14 @@ class _Launcher:
         message, fds = receive_fds(self._control, _MESSAGE_BYTES, _MAX_FDS)
         if not message:
             os._exit(0)  # the host let go of us
+        root, job_id, thread = json.loads(message)
         with suppress(OSError):  # it died just now
-            note = [os.getppid(), *json.loads(message)]
+            note = [os.getppid(), root, job_id]
             self._spare_end.send(json.dumps(note).encode())
         host, cwd, *stdin = fds
         order = _monitor_main.read_order(host)
         try:
+            _look_into(thread)
             os.fchdir(cwd)
         except OSError as error:  # the host may be where it could not enter again
             os.write(host, Report(RELAUNCH, order.root, error.errno).to_bytes())
