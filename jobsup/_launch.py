@@ -150,8 +150,9 @@ class _Launchers:
         except OSError:  # it is gone, or something cannot be handed over
             return None
         report = Report.from_bytes(answer)
-        if report is None and not launcher.is_alive():
-            # Nobody holds the order any more. Had its monitor begun, it left a trace.
+        if report is None:
+            # Nobody holds the order any more, whoever of the two was killed; a
+            # launcher may look alive yet. Had the monitor begun, it left a trace.
             store = StoreDir(Path(order.root))
             begun = store.unborn(order.job_id).exists() or store.job(order.job_id).exists()
             return answer if begun else None
