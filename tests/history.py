@@ -14,11 +14,11 @@ from typing import Any, Final
 from clients import PATIENCE, ClientDiedError, ClientPool
 from histories import all_events, faults_of, faults_of_end
 from judge import Call, Judge
+from launchers import launchers_of
 from model_jobs import TOKEN, ModelJob
 
 from jobsup import Job, JobNotFoundError, JobRecord, JobsupError, RecordError
 from jobsup._identity import identify, open_process, send_verified
-from jobsup._platform import ProcessRow, children_of
 
 WORKERS: Final = 4
 WAITERS: Final = 2
@@ -131,9 +131,9 @@ class History(Judge):
     def kill_launcher(self, client: int) -> None:
         """That of a client, where it has one: what it asked for comes to pass all the same."""
         self._draw("kill launcher", client)
-        for pid in children_of(self._clients[client].identity.pid):
-            row, launcher = ProcessRow.read(pid), identify(pid)
-            if launcher and row and row.command == "jobsup-launcher":
+        for pid in launchers_of(self._clients[client].identity.pid):
+            launcher = identify(pid)
+            if launcher:
                 refused = send_verified(launcher, SIGKILL)
                 self.kills += not refused
                 self.note(f"kill launcher {pid} of client {client}: {refused or 'done'}")
