@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from typing import Final, NoReturn
 
 from jobsup import _events
-from jobsup._control import Order, Report, open_control, receive_fds
+from jobsup._control import RELAUNCH, Order, Report, open_control, receive_fds
 from jobsup._identity import identify, identify_self
 from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, now, to_json
@@ -126,7 +126,7 @@ def _build(taken: Taken, channel: socket.socket) -> NoReturn:
             built = Built(hidden.at("")[:-1], published, to_json(spec), to_json(record), event)
             if not _may_go(built, channel, [taken.host, *fds]):
                 gone = "its monitor died, or whoever asked for the job went away"
-                raise RefusedError(Report("monitor", order.root, None, gone))
+                raise RefusedError(Report(RELAUNCH, order.root, None, gone))
             environment = {**(order.environment or {}), MARKER: order.job_id}
             cwd = spec.cwd if order.enters_cwd else None
             command = Command(spec.argv, environment, cwd, stdio)

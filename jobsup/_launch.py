@@ -60,7 +60,8 @@ def launch(order: Order) -> None:
         raise SpawnError("monitor", order.root, said.splitlines()[-1]) from RuntimeError(said)
     if report.stage is not None:
         cause = OSError(report.errno, report.reason, report.subject) if report.errno else None
-        raise SpawnError(report.stage, report.subject, report.reason) from cause
+        stage = "monitor" if report.stage == RELAUNCH else report.stage
+        raise SpawnError(stage, report.subject, report.reason) from cause
 
 
 def _converse(ours: socket.socket, order: Order) -> bytes:
