@@ -365,7 +365,7 @@ def record(job_dir: JobDir) -> JobRecord:
 
 MAY_BE_MISSING = re.compile(
     r"chromium|initdb|postgres|pg_ctl|unshare|setpriv|root|privilege|capability"
-    r"|tmpfs|nosuid|Linux 6\.9|hard limit"
+    r"|tmpfs|nosuid|Linux 6\.9|hard limit|Landlock|namespace|cgroup"
 )
 """What a test may lack in CI too; .ci/run installs the rest, where it is root."""
 

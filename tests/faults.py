@@ -121,6 +121,7 @@ UNREACHED: Final = {
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir._read: os.read #2": "only if the first read is cut short",
     "_launcher._Launcher._take: os.write": "a host where it may not enter; test_launcher has one",
+    "_launcher._look_into: os.readlink": "only for a thread that did not begin the launcher",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",
     "_linux._may_inspect: open": "root needs not ask",
     "_output.read_chunk: os.pread #2": "only when it is trimmed as it is read",

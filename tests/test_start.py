@@ -29,6 +29,7 @@ from conftest import (
     wait_gone,
     without_privilege,
 )
+from launchers import open_files
 
 from jobsup import Job, JobState, JobStore, Outcome, SpawnError, StopCause
 
@@ -231,15 +232,23 @@ libc.prctl(24, 25, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_TIME
 }
 
 
-@pytest.mark.parametrize(
+each_change = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=as_root if "root" in name else ()) for name in CHANGES],
 )
+
+
+@each_change
 def test_command_gets_what_a_plain_popen_would_have_given(
     store: WatchedStore, tmp_path: Path, name: str
 ) -> None:
     plain = tmp_path / "plain"
     job_id = run_host(store, COMPARE, REPORT, CHANGES[name], plain)
+    compare(store, job_id, plain)
+
+
+def compare(store: WatchedStore, job_id: str, plain: Path) -> None:
+    """What the job's command reported with what a plain child of its host did."""
     output = store.get(job_id).dir.output.read_bytes()
     expected, got = sections(plain.read_bytes()), sections(output)
     assert len(expected) == 10
@@ -362,15 +371,7 @@ def test_command_holds_its_three_files_and_no_lock(store: WatchedStore, gate: Ga
     (pid,) = gate.pids()
     expected = sorted(["/dev/null", str(job.dir.output), str(job.dir.output)])
     # It may still be closing the gate that it told.
-    eventually(lambda: _open_files(pid) == expected, f"it has open only {expected}")
-
-
-def _open_files(pid: int) -> list[str]:
-    found = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.append(os.readlink(fd))
-    return sorted(found)
+    eventually(lambda: open_files(pid) == expected, f"it has open only {expected}")
 
 
 # -- or nothing --------------------------------------------------------------
