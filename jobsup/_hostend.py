@@ -9,8 +9,8 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from jobsup._control import Order
@@ -25,6 +25,29 @@ RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
 Converse = Callable[[socket.socket, Order], bytes]
 
 
+_handed_over: set[socket.socket] = set()
+
+
+@contextmanager
+def handing_over(theirs: socket.socket) -> Iterator[None]:
+    """Close another process's end afterwards, and in every fork that a thread makes meanwhile.
+
+    Its copy would hide that the other process died: we would wait for both.
+    """
+    _handed_over.add(theirs)
+    try:
+        with theirs:
+            yield
+    finally:
+        _handed_over.discard(theirs)
+
+
+def close_in_child() -> None:
+    for theirs in _handed_over:
+        theirs.close()
+    _handed_over.clear()
+
+
 class HostEnd:
     """One launcher.  It ends when this end is closed, or this process is gone."""
 
@@ -34,7 +57,7 @@ class HostEnd:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inode = os.fstat(self._control.fileno()).st_ino
         try:
-            with theirs:
+            with handing_over(theirs):
                 # The kernel then tells us its pid, in our own pid namespace.  unix(7)
                 self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 host = os.pidfd_open(os.getpid())
@@ -89,7 +112,7 @@ class HostEnd:
         with ExitStack() as on_exit:
             ours, theirs = socket.socketpair()
             on_exit.enter_context(ours)
-            with theirs:
+            with handing_over(theirs):
                 cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 on_exit.callback(os.close, cwd)
                 stdin = [] if order.stdin_fd is None else [order.stdin_fd]

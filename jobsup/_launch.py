@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from jobsup._control import RELAUNCH, Order, Report
-from jobsup._hostend import HostEnd
+from jobsup._hostend import HostEnd, close_in_child, handing_over
 from jobsup._jobdir import StoreDir
 from jobsup._platform import NAME, PORTABLE
 from jobsup._strays import MARKER
@@ -86,7 +86,7 @@ def _launch_interpreter(order: Order) -> bytes:
     try:
         ours, theirs = socket.socketpair()
         with ours:
-            with theirs:
+            with handing_over(theirs):
                 keep = [] if order.stdin_fd is None else [order.stdin_fd]
                 _run_interpreter("jobsup._monitor_main", theirs, keep, order.verb)
             return _converse(ours, order)
@@ -200,6 +200,7 @@ _launchers = _Launchers()
 def _forget_in_child() -> None:
     """A fork of the host has launchers of its own; the lock may have been held by a lost thread."""
     global _launchers  # noqa: PLW0603 - one per process is what it is for
+    close_in_child()
     _launchers.close()
     _launchers = _Launchers()
 

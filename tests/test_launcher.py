@@ -223,6 +223,29 @@ print(len(starts) + 1 + 10)
     assert len(store.list(outcome="succeeded")) == count
 
 
+def test_fork_does_not_hide_the_death_of_what_was_launched(store: WatchedStore) -> None:
+    """A thread forks while another hands an order to a monitor that dies at once."""
+    body = """
+import shutil, time
+from jobsup import _launch
+def run_and_fork(*arguments):
+    run(*arguments)
+    pids.append(os.fork())
+    if not pids[0]:
+        time.sleep(20)
+        os._exit(0)
+run, _launch._run_interpreter, pids = _launch._run_interpreter, run_and_fork, []
+sys.executable = shutil.which("true")
+os.environ["JOBSUP_LAUNCHER"] = "0"
+try:
+    store.start(["true"])
+except SpawnError as error:
+    print(error.stage, os.waitpid(pids[0], os.WNOHANG))
+os.kill(pids[0], signal.SIGKILL)
+"""
+    assert run_host(store, body) == "monitor (0, 0)\n"
+
+
 # -- a killed launcher ---------------------------------------------------------
 
 
