@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import secrets
 import sys
 import tempfile
@@ -23,8 +24,11 @@ import attrs
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from clients import ClientPool
+from conftest import Gate
+from forest import random_tree
 from load import at_once, hammer, in_a_row
 from stateful import Stage, run_histories
+from test_containment import Forest, told
 from witnesses import compiled
 
 from jobsup import JobStore, __version__
@@ -43,6 +47,8 @@ class Bounds:
     processes: int
     rounds: int
     in_a_row: int
+    trees: int
+    tree: int
 
 
 @attrs.frozen
@@ -95,23 +101,49 @@ def try_in_a_row(ground: Ground, bounds: Bounds, _: int) -> Figures:
     return in_a_row(ground.store(), bounds.in_a_row, deadline=ground.deadline)
 
 
+def try_trees(ground: Ground, bounds: Bounds, seed: int) -> Figures:
+    """Random trees of processes: after a cancel none is left, and bystanders live."""
+    dice = random.Random(seed)
+    folder = Path(tempfile.mkdtemp(dir=ground.folder))
+    store, gate = ground.store(), Gate(folder / "gate")
+    program = compiled("forest.c", folder)
+    forest = Forest(program.rename(folder / f"f{secrets.token_hex(5)}"), gate)
+    count, processes = min(bounds.trees, _PIECE), 0
+    try:
+        for _ in range(count):
+            tree, size = dice.randrange(1 << 32), dice.randint(2, bounds.tree)
+            nodes = random_tree(tree, size)
+            job, _ = forest.plant(store, nodes, tree, grace=dice.choice([0, 0.1]))
+            job.cancel()
+            record = job.wait(_PATIENCE)
+            assert record.proved, (told(tree, nodes), record)
+            assert not forest.left(), told(tree, nodes)
+            forest.check_bystanders()
+            processes += len(nodes)
+    finally:
+        forest.fell()
+        gate.close()
+    return {"jobs": count, "processes": processes}
+
+
 _PIECE: Final = 25
-"""Histories that one seed stands for."""
+"""Histories or trees that one seed stands for."""
+_PATIENCE: Final = 60.0
 _LIFE_SECONDS: Final = 1200
 PARTS: Final[Mapping[str, tuple[Part, bool]]] = {
     # name: the work, and whether it is done again, with the next seed, until the time is up
     "at_once": (try_at_once, False),
     "hammer": (try_hammer, False),
     "in_a_row": (try_in_a_row, False),
+    "trees": (try_trees, True),
     "histories": (try_histories, True),
 }
-"""A new kind of trial, such as random process trees, is one more line here."""
 
 
 def run(ground: Ground, bounds: Bounds, name: str) -> Iterator[Figures]:
     """The figures of each piece of a part; of one that failed, what went wrong."""
     work, is_repeated = PARTS[name]
-    pieces = -(-bounds.histories // _PIECE) if is_repeated else 1
+    pieces = -(-getattr(bounds, name) // _PIECE) if is_repeated else 1
     for piece in range(pieces):
         if piece and not ground.is_open:
             return
@@ -147,6 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be repeated")
     parser.add_argument("--histories", default=500, **whole)
     parser.add_argument("--steps", default=40, help="of each history", **whole)
+    parser.add_argument("--trees", default=200, **whole)
+    parser.add_argument("--tree", default=200, help="processes of the largest", **whole)
     parser.add_argument("--at-once", default=1000, help="jobs", **whole)
     parser.add_argument("--processes", default=64, help="on one store", **whole)
     parser.add_argument("--rounds", default=10, help="jobs of each of the processes", **whole)

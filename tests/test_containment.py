@@ -12,13 +12,14 @@ import secrets
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TIMEOUT, Gate, WatchedStore, kill_and_wait
 from forest import Node, random_tree, text_of, unfindable
 from witnesses import compiled, kill_all, living, named
 
-from jobsup import Job, JobState, Outcome, _platform
+from jobsup import Job, JobState, JobStore, Outcome, _platform
 from jobsup._strays import MARKER, StrayTree
 from jobsup._ulid import new_id
 
@@ -58,7 +59,7 @@ class Forest:
             gate.wait()
 
     def plant(
-        self, store: WatchedStore, nodes: list[Node], seed: int = 0, **how: object
+        self, store: JobStore, nodes: list[Node], seed: int = 0, **how: Any
     ) -> tuple[Job, list[int]]:
         """A job, once its tree has grown; and the pids by their numbers in it."""
         pids = [0] * len(nodes)

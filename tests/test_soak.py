@@ -14,8 +14,9 @@ from conftest import WatchedStore
 
 SMALL = (
     *("--seed", "7", "--histories", "1", "--steps", "5", "--at-once", "2"),
-    *("--processes", "2", "--rounds", "1", "--in-a-row", "20"),
+    *("--processes", "2", "--rounds", "1", "--in-a-row", "20", "--trees", "2", "--tree", "5"),
 )
+PARTS = ("at_once", "hammer", "in_a_row", "trees", "histories")
 BROKEN = """
 from benchmarks import soak
 
@@ -48,7 +49,7 @@ def test_each_part_is_tried() -> None:
     code, [bounds, *lines] = soak("-m", "benchmarks.soak")
     assert code == 0, lines
     assert bounds["seed"] == 7
-    assert [line["part"] for line in lines] == ["at_once", "hammer", "in_a_row", "histories"]
+    assert [line["part"] for line in lines] == [*PARTS]
     assert all(line["jobs"] for line in lines)
 
 
