@@ -1,24 +1,21 @@
-"""A monitor's beginning: have a child build the job and publish it, or adopt one."""
+"""A monitor's beginning: take up a job that was laid out, and publish it; or adopt one."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
-import socket
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from jobsup import _events
-from jobsup._build import FAILED, GO, Built, RefusedError, Taken, be_child, refusal
-from jobsup._control import Order, RequestReader, open_control
-from jobsup._identity import identify_self
-from jobsup._jobdir import JobDir, StoreDir
+from jobsup._control import Order, Report, RequestReader, open_control
+from jobsup._identity import identify, identify_self
+from jobsup._jobdir import FILE_MODE, JobDir, StoreDir
+from jobsup._layout import lay_out, take_down
 from jobsup._ledger import log
 from jobsup._lifecycle import (
     PAUSED,
@@ -29,135 +26,142 @@ from jobsup._lifecycle import (
     MonitorDied,
     advance,
 )
-from jobsup._model import JobRecord, JobState, from_json, now, to_json
+from jobsup._model import JobRecord, JobState, document, now, to_fields
+from jobsup._platform import obstacle
+from jobsup._spawn import Command, Inheritance, SpawnFailedError, enter, spawn
 from jobsup._spec import JobSpec, Stdin
-from jobsup._strays import ChildTree, StrayTree
+from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
+from jobsup._value import as_dict
 from jobsup.errors import RecordError
 
+_LOCK_SECONDS: Final = 5.0
 _TAKE_OVER_SECONDS: Final = 0.5
 """A probe lets go in microseconds. Who holds the lock longer is another adopter,
 the launcher's say, and whoever sent us makes all others wait."""
 
 
+class RefusedError(Exception):
+    """The order cannot be carried out; the report says why, and nothing was left."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
+
+
 class Supervised:
     """A job in this monitor's hands. Its lock is held for as long as this process lives.
 
-    Spec and record are read when something happens. Most monitors only wait,
-    and these two would double what they take.
+    Spec and record are made of their fields when something happens. Most
+    monitors only wait, and these two would double what they take.
     """
 
-    def __init__(self, job_dir: JobDir, spec: bytes, record: bytes, *, is_adopted: bool) -> None:
+    def __init__(
+        self,
+        job_dir: JobDir,
+        terms: dict[str, Any],
+        fields: dict[str, Any],
+        *,
+        is_adopted: bool,
+    ) -> None:
         self.job_dir = job_dir
         self.is_adopted = is_adopted
-        self._spec = spec
-        self._record = record
+        self.terms = terms
+        """The spec, as it lies on disk."""
+        self.fields = fields
+        """The first record, likewise."""
         self.tree: Tree
         self.requests: RequestReader
         self.stdin_writer: int | None = None
 
     @cached_property
     def spec(self) -> JobSpec:
-        return from_json(JobSpec, self._spec, self.job_dir.at("spec.json"))
+        return JobSpec(**self.terms)
 
     @cached_property
     def record(self) -> JobRecord:
-        return from_json(JobRecord, self._record, self.job_dir.at("meta.json"))
+        return JobRecord(**self.fields)
 
-    @cached_property
-    def terms(self) -> dict[str, Any]:
-        """The spec, as it lies on disk."""
-        return dict(json.loads(self._spec))
-
-
-class Nascent:
-    """A job that is being built: the child waits for its order, or is at it."""
-
-    def __init__(self, take: Callable[[socket.socket], Taken], *, is_subreaper: bool) -> None:
-        self._is_subreaper = is_subreaper
-        self.channel, theirs = socket.socketpair()
-        self._child = os.fork()
-        if self._child == 0:
-            self.channel.close()
-            be_child(take, theirs)
-        theirs.close()
-
-    def wait(self) -> tuple[Built, list[int]]:
-        """What the child has built.
-
-        This and `publish` end this process where nothing comes of it: the child
-        has told the host, or undoes what it did and tells it then.
-        """
-        received = Built.receive(self.channel)
-        if received is None:
-            os._exit(1)
-        return received
-
-    def publish(self, built: Built, fds: list[int]) -> tuple[Supervised, int]:
-        """Go, and one rename(2).  The job, and the host's socket."""
-        host, _lock, *fds = fds
-        if _hangs_up(host):
-            os._exit(1)
-        self.channel.sendall(GO)
-        if self.channel.recv(1) == FAILED:
-            os._exit(1)
-        self.channel.close()
-        job = Supervised(JobDir(built.published), built.spec, built.record, is_adopted=False)
-        job.tree = OwnTree(self._child) if self._is_subreaper else ChildTree(job.record)
-        try:
-            os.rename(built.hidden, built.published)
-        except OSError as error:
-            self._undo(JobDir(built.hidden), host, error)
-        job.requests = RequestReader(*fds[:2])
-        job.stdin_writer = fds[2] if len(fds) > 2 else None
-        with suppress(OSError):  # the feed may lose a line to a full disk, the job not
-            _events.append_line(job.job_dir.store.at("events"), built.event)
-        return job, host
-
-    def _undo(self, hidden: JobDir, host: int, error: OSError) -> NoReturn:
-        _kill_all(OwnTree(self._child))
-        hidden.remove()
-        with suppress(OSError):  # prune sweeps it
-            hidden.store.unmark_active(hidden.id)
-        with suppress(OSError):
-            os.write(host, refusal("store", str(hidden.store.root), error).to_bytes())
-        os._exit(1)
+    def complete(self, draft: int, command: int) -> None:
+        """Say in the first record who is who; *draft* is what `JobDir.begin` returned."""
+        who = identify(command)
+        assert who is not None, "our own child was reaped by somebody else"
+        self.fields["command"] = as_dict(who)
+        self.fields["monitor"] = as_dict(identify_self())
+        self.fields["started_at"] = now().isoformat()
+        data = document(self.fields)
+        if os.pwrite(draft, data, 0) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def adopt(order: Order) -> Supervised:
-    """Carry out an ``adopt`` order: take over a job whose monitor died."""
-    job_dir = StoreDir(Path(order.root)).job(order.job_id)
-    on_refusal = ExitStack()
+def bear(
+    order: Order, host: int, stdin: int | None, inherited: Inheritance, *, is_subreaper: bool
+) -> Supervised:
+    """Carry out a ``start`` order: take the job up, execute its command here, and publish it.
+
+    Raises:
+        RefusedError: It could not be done.
+    """
+    unborn = StoreDir(order.root).unborn(order.job_id)
+    command = 0
     try:
-        lock = job_dir.acquire(_TAKE_OVER_SECONDS)
-        if lock is None:
-            raise OSError(errno.EBUSY, "another monitor holds it")
-        # Before the host hears of it: who looks next would take us for a monitor.
-        on_refusal.callback(os.close, lock)
-        record = job_dir.read_record()
-        if record.state is JobState.ENDED:
-            raise OSError(errno.EALREADY, "the job has ended")
-        spec = job_dir.read_spec()
-        requests = RequestReader(*open_control(job_dir))
-        stdin_writer = None
-        if spec.stdin is Stdin.FIFO:
-            with suppress(OSError):  # the command closed its end
-                stdin_writer = os.open(job_dir.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        tree = StrayTree(record)
-        tree.members()  # while the command lives: its session tells who is its own
-        adopted = {PAUSED: AdoptedPaused, STOPPING: AdoptedStopping}.get(record.state, Adopted)
-        record = advance(advance(record, MonitorDied()), adopted(identify_self()))
-    except (OSError, RecordError) as error:
-        on_refusal.close()
-        raise RefusedError(refusal("monitor", str(job_dir.path), error)) from error
-    on_refusal.pop_all()
-    log(job_dir, f"{adopted.__name__}: {record.state.value}")
-    with suppress(OSError):  # a full disk is no reason to leave the job alone
-        job_dir.write_record(record)
-        _events.append(job_dir.store.events, record, now())
-    job = Supervised(job_dir, to_json(spec), to_json(record), is_adopted=True)
-    job.tree, job.requests, job.stdin_writer = tree, requests, stdin_writer
+        if reason := obstacle():
+            raise RefusedError(Report("monitor", order.root, None, reason))
+        job, draft, stdio = _take_up(unborn, order, host, stdin)
+        if order.enters_cwd:
+            enter(job.terms["cwd"])
+        environment = {**(order.environment or {}), MARKER: order.job_id}
+        command = spawn(Command(job.terms["argv"], environment, stdio), inherited)
+        job.complete(draft, command)
+        job.tree = OwnTree(command) if is_subreaper else ChildTree(job.record)
+        os.rename(unborn.text, job.job_dir.text)
+    except BaseException as error:
+        if command:
+            _kill_all(OwnTree(command))
+        take_down(unborn)
+        raise RefusedError(_report(order, error)) from error
+    for fd in {draft, *stdio, stdin or 0} - {0}:
+        os.close(fd)
+    with suppress(OSError):  # the feed may lose a line to a full disk, the job not
+        _events.append(job.job_dir.store.at("events"), job.fields, now())
     return job
+
+
+def _take_up(
+    unborn: JobDir, order: Order, host: int, stdin: int | None
+) -> tuple[Supervised, int, tuple[int, int, int]]:
+    """The job, locked; the descriptor of its draft, and the command's three."""
+    assert order.spec is not None
+    assert order.record is not None
+    store = unborn.store
+    if order.lays_out:
+        lay_out(order)
+    lock = unborn.acquire(_LOCK_SECONDS)
+    if lock is None or os.stat(unborn.at("lock")).st_ino != os.fstat(lock).st_ino:
+        raise OSError(errno.EBUSY, "the directory was taken for a crashed launch")
+    job = Supervised(store.job(order.job_id), order.spec, order.record, is_adopted=False)
+    job.requests = RequestReader(*open_control(unborn))
+    output = _open_output(unborn.at("output"))
+    stderr = _open_output(unborn.at("stderr")) if order.spec["separate_stderr"] else output
+    if order.spec["stdin"] == Stdin.FIFO.value:
+        # Non-blocking, or it would wait for a writer, which comes next.  fifo(7)
+        stdin = os.open(unborn.at("stdin"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        job.stdin_writer = _open_stdin_writer(unborn)
+        os.set_blocking(stdin, True)
+    draft = unborn.begin()
+    if _hangs_up(host):
+        gone = "whoever asked for the job went away"
+        raise RefusedError(Report("monitor", order.root, None, gone))
+    return job, draft, (stdin or 0, output, stderr)  # our own 0 is /dev/null
+
+
+def _open_output(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+
+
+def _open_stdin_writer(job_dir: JobDir) -> int:
+    """What keeps the command's standard input open."""
+    return os.open(job_dir.at("stdin"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _hangs_up(host: int) -> bool:
@@ -178,3 +182,58 @@ def _kill_all(tree: OwnTree) -> None:
             tree.force()
         time.sleep(0.001)
         tree.peek()
+
+
+def _report(order: Order, error: BaseException) -> Report:
+    """What tells the host of *error*."""
+    if isinstance(error, RefusedError):
+        return error.report
+    if isinstance(error, SpawnFailedError):
+        assert order.spec is not None
+        subject = order.spec["cwd"] if error.stage == "cwd" else order.spec["argv"][0]
+        return Report(error.stage, subject, error.number, os.strerror(error.number))
+    if isinstance(error, OSError):
+        stage = "exists" if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else "store"
+        return Report(stage, order.root, error.errno, error.strerror or str(error))
+    return Report("monitor", order.root, None, f"{type(error).__name__}: {error}")
+
+
+# -- adopted -------------------------------------------------------------------
+
+
+def adopt(order: Order) -> Supervised:
+    """Carry out an ``adopt`` order: take over a job whose monitor died."""
+    job_dir = StoreDir(Path(order.root)).job(order.job_id)
+    on_refusal = ExitStack()
+    try:
+        lock = job_dir.acquire(_TAKE_OVER_SECONDS)
+        if lock is None:
+            raise OSError(errno.EBUSY, "another monitor holds it")
+        # Before the host hears of it: who looks next would take us for a monitor.
+        on_refusal.callback(os.close, lock)
+        record = job_dir.read_record()
+        if record.state is JobState.ENDED:
+            raise OSError(errno.EALREADY, "the job has ended")
+        spec = job_dir.read_spec()
+        requests = RequestReader(*open_control(job_dir))
+        stdin_writer = None
+        if spec.stdin is Stdin.FIFO:
+            with suppress(OSError):  # the command closed its end
+                stdin_writer = _open_stdin_writer(job_dir)
+        tree = StrayTree(record)
+        tree.members()  # while the command lives: its session tells who is its own
+        adopted = {PAUSED: AdoptedPaused, STOPPING: AdoptedStopping}.get(record.state, Adopted)
+        record = advance(advance(record, MonitorDied()), adopted(identify_self()))
+    except (OSError, RecordError) as error:
+        on_refusal.close()
+        number = getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RefusedError(Report("monitor", str(job_dir.path), number, reason)) from error
+    on_refusal.pop_all()
+    log(job_dir, f"{adopted.__name__}: {record.state.value}")
+    with suppress(OSError):  # a full disk is no reason to leave the job alone
+        job_dir.write_record(record)
+        _events.append(job_dir.store.at("events"), as_dict(record), now())
+    job = Supervised(job_dir, to_fields(spec), to_fields(record), is_adopted=True)
+    job.tree, job.requests, job.stdin_writer = tree, requests, stdin_writer
+    return job

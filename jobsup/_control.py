@@ -264,6 +264,10 @@ class Order(Value):
     verb: str
     """``start`` or ``adopt``."""
     spec: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+    """The first one, but for what only its monitor knows."""
+    lays_out: bool = False
+    """True: the host may not; the monitor is to lay the directory out."""
     environment: dict[str, str] | None = None
     """The command's, whole. Never written to disk."""
     stdin_fd: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import json
 import os
 import select
 import socket
@@ -117,15 +116,14 @@ class HostEnd:
                 on_exit.callback(os.close, cwd)
                 stdin = [] if order.stdin_fd is None else [order.stdin_fd]
                 other = 0 if here.thread == self._thread else threading.get_native_id()
-                self._send(order, other, [theirs.fileno(), cwd, *stdin])
+                self._send(other, [theirs.fileno(), cwd, *stdin])
             handed = evolve(order, stdin_fd=None, umask=here.umask, mask=list(here.mask))
             return converse(ours, handed)
 
-    def _send(self, order: Order, thread: int, fds: Sequence[int]) -> None:
+    def _send(self, thread: int, fds: Sequence[int]) -> None:
         """With the *thread* that it must be able to look into, unless it is its own."""
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        message = json.dumps([order.root, order.job_id, thread]).encode()
-        self._control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
+        self._control.sendmsg([b"%d" % thread], [rights], socket.MSG_NOSIGNAL)
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""

@@ -7,12 +7,12 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from jobsup._model import JobRecord, from_json, to_json
+from jobsup._model import JobRecord, document, from_json, to_json
 from jobsup._platform import reserve, sync_data
 from jobsup._spec import JobSpec
 from jobsup._ulid import is_id
@@ -21,6 +21,7 @@ from jobsup.errors import JobNotFoundError, JobsupError, RecordError
 _SPARE_BYTES: Final = 16 * 1024
 """Room for the final record: a full survivors list is below 8 KiB."""
 
+_DRAFT: Final = b"\n"
 _GIANT_BYTES: Final = 64 << 20
 DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -40,15 +41,15 @@ class _File:
 
 class _Directory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self.text = os.fspath(path)
+        """Its path, which as a Path would cost status() and a monitor more than its use."""
 
     def at(self, name: str) -> str:
-        """As text: paths cost a monitor, and status(), more than what they do with them."""
-        return f"{self._path}/{name}"
+        return f"{self.text}/{name}"
 
 
 class StoreDir(_Directory):
-    """The names in a store's root.  All are created by `create`, the jobs by their monitors."""
+    """The names in a store's root.  `create` makes all but the jobs."""
 
     jobs = _File("jobs")
     active = _File("active")
@@ -57,7 +58,7 @@ class StoreDir(_Directory):
 
     @property
     def root(self) -> Path:
-        return Path(self._path)
+        return Path(self.text)
 
     def create(self) -> None:
         """Make the root ready, once.
@@ -125,20 +126,20 @@ class JobDir(_Directory):
 
     @property
     def path(self) -> Path:
-        return Path(self._path)
+        return Path(self.text)
 
     @property
     def id(self) -> str:
         """Of the job, also while it is built under a hidden name."""
-        return os.path.basename(self._path).strip(".").removesuffix(".new")
+        return os.path.basename(self.text).strip(".").removesuffix(".new")
 
     @property
     def store(self) -> StoreDir:
-        return StoreDir(os.path.dirname(os.path.dirname(self._path)))
+        return StoreDir(os.path.dirname(os.path.dirname(self.text)))
 
     def is_ours(self) -> bool:
         """Whether this user may act for the job; root acts for root alone."""
-        return os.stat(self._path).st_uid == os.geteuid()
+        return os.stat(self.text).st_uid == os.geteuid()
 
     def exists(self) -> bool:
         return self.path.is_dir() and not self.path.is_symlink()
@@ -206,8 +207,9 @@ class JobDir(_Directory):
 
     # -- what the lock's holder writes ---------------------------------------
 
-    def write_spec(self, spec: JobSpec) -> None:
-        _write(self.at("spec.json"), to_json(spec))
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """The spec that has these fields."""
+        _write(self.at("spec.json"), document(spec))
 
     def write_record(self, record: JobRecord) -> None:
         """Replace the record; a reader, or a crash, sees the old one or the new one.  rename(2)"""
@@ -219,6 +221,25 @@ class JobDir(_Directory):
             with suppress(FileNotFoundError):
                 os.unlink(new)
             raise
+
+    def write_draft(self, record: Mapping[str, Any]) -> None:
+        """The record of a job that no monitor has begun: it says so by an empty first line."""
+        _write(self.at("meta.json"), _DRAFT + document(record))
+
+    def has_begun(self) -> bool:
+        """Whether a monitor took a draft up, and may have executed the command."""
+        try:
+            return not _read(self.at("meta.json")).startswith(_DRAFT)
+        except FileNotFoundError:
+            return False
+        except RecordError:  # somebody put something else there
+            return True
+
+    def begin(self) -> int:
+        """Take the draft up; the descriptor with which to complete it, in blocks that it has."""
+        fd = os.open(self.at("meta.json"), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        os.pwrite(fd, b" " * len(_DRAFT), 0)
+        return fd
 
     def reserve_spare(self) -> None:
         """Allocate the final record's blocks now, so that a disk that fills up cannot refuse it."""
@@ -244,7 +265,7 @@ class JobDir(_Directory):
         finally:
             os.close(fd)
         os.replace(self.at("meta.spare"), self.at("meta.json"))
-        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        directory = os.open(self.text, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)  # the rename itself.  fsync(2)
         finally:

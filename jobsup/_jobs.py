@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +16,7 @@ from jobsup._identity import identify_self
 from jobsup._job import Job
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._launch import launch
-from jobsup._model import JobState, Outcome, to_json
+from jobsup._model import JobRecord, JobState, Outcome, now, to_fields
 from jobsup._spec import DEFAULT_OUTPUT_LIMIT, JobSpec
 from jobsup._start import (
     StdinLike,
@@ -148,16 +147,29 @@ class JobStore:
                 stdin_fd = open_stdin(stdin, kind, store, on_exit)
             except OSError as error:
                 raise SpawnError("store", str(store.root), error.strerror or str(error)) from error
-            fields = json.loads(to_json(spec))
-            del fields["format"]
-            enters = cwd is not None
-            root = str(self.root)
-            return self._launch(
-                Order(root, new_id(), "start", fields, environment, stdin_fd, enters)
-            )
+            return self._launch(store, spec, environment, stdin_fd, enters_cwd=cwd is not None)
 
-    def _launch(self, order: Order) -> Job:
-        job_id = order.job_id
+    def _launch(
+        self,
+        store: StoreDir,
+        spec: JobSpec,
+        environment: dict[str, str],
+        stdin_fd: int | None,
+        *,
+        enters_cwd: bool,
+    ) -> Job:
+        job_id = new_id()
+        record = JobRecord(job_id, JobState.RUNNING, created_at=now())
+        order = Order(
+            store.text,
+            job_id,
+            "start",
+            to_fields(spec),
+            to_fields(record),
+            environment=environment,
+            stdin_fd=stdin_fd,
+            enters_cwd=enters_cwd,
+        )
         try:
             launch(order)
         except SpawnError as error:
@@ -166,10 +178,16 @@ class JobStore:
             # A monitor that was killed could not undo its work: do it here,
             # unless it came as far as to publish the job.
             if error.stage != "monitor" or not self._dir.job(job_id).exists():
-                with suppress(OSError):
-                    _sweep.sweep_launch(self._dir, job_id, wait=1.0)
+                self._undo(job_id)
                 raise
+        except BaseException:  # interrupted: the monitor sees it, or has published the job
+            self._undo(job_id)
+            raise
         return Job(job_id, self.root)
+
+    def _undo(self, job_id: str) -> None:
+        with suppress(OSError):
+            _sweep.sweep_launch(self._dir, job_id, wait=1.0)
 
     def get(self, job: str) -> Job:
         """The job of that id, of that unique part of an id, or of that name.

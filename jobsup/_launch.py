@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import socket
 import subprocess
@@ -15,9 +16,11 @@ from typing import Final
 from jobsup._control import RELAUNCH, Order, Report
 from jobsup._hostend import HostEnd, close_in_child, handing_over
 from jobsup._jobdir import StoreDir
+from jobsup._layout import lay_out
 from jobsup._platform import NAME, PORTABLE
 from jobsup._strays import MARKER
 from jobsup._surroundings import Surroundings, surroundings
+from jobsup._value import evolve
 from jobsup.errors import SpawnError
 
 LAUNCHER: Final = "JOBSUP_LAUNCHER"
@@ -64,8 +67,28 @@ def launch(order: Order) -> None:
         raise SpawnError(stage, report.subject, report.reason) from cause
 
 
+def _laid_out(order: Order) -> Order:
+    """The order, with its directory; or one that has the monitor make that.
+
+    Done when somebody waits for the order, so that hardly a moment is left in
+    which this process could be killed and leave the directory to prune.
+    """
+    unborn = StoreDir(order.root).unborn(order.job_id)
+    if order.verb != "start" or unborn.exists():  # another monitor was killed before it began
+        return order
+    try:
+        lay_out(order)
+    except OSError as error:
+        if error.errno == errno.EFBIG:  # our own limit, which a monitor lifts for itself
+            return evolve(order, lays_out=True)
+        stage = "exists" if error.errno == errno.EEXIST else "store"
+        raise SpawnError(stage, order.root, error.strerror or str(error)) from error
+    return order
+
+
 def _converse(ours: socket.socket, order: Order) -> bytes:
     """Hand over the order; what the monitor said of it, or died saying."""
+    order = _laid_out(order)
     try:
         # Without the flag a monitor that died would kill a host that
         # has SIGPIPE at its default.  send(2)
@@ -153,11 +176,10 @@ class _Launchers:
         report = Report.from_bytes(answer)
         if report is None:
             # Nobody holds the order any more, whoever of the two was killed; a
-            # launcher may look alive yet. Had the monitor begun, it left a trace.
-            store = StoreDir(Path(order.root))
-            begun = store.unborn(order.job_id).exists() or store.job(order.job_id).exists()
-            return answer if begun else None
-        return None if report and report.stage == RELAUNCH else answer
+            # launcher may look alive yet.
+            unborn = StoreDir(order.root).unborn(order.job_id)
+            return None if unborn.exists() and not unborn.has_begun() else answer
+        return None if report.stage == RELAUNCH else answer
 
     def _fitting(self, here: Surroundings) -> HostEnd | None:
         with self._lock:

@@ -4,10 +4,10 @@ Run by `jobsup._launch` in an interpreter of its own; imported by nobody. It
 lives as long as its host and holds nothing that a job needs: whoever kills it
 costs the host a retry, and its monitors live on.
 
-One fork, the spare, is ready: a monitor, and its child that waits at the host's
-socket. That child has been through the motions of a birth, so that the pages
-which this writes to are its own already: to copy them takes as long as all the
-rest. When it has taken an order it says so, and the launcher forks the next.
+One fork, the spare, is ready, and waits at the host's socket. It has been
+through the motions of a birth, so that the pages which this writes to are its
+own already: to copy them takes as long as all the rest. When it has reported to
+the host it says so here, and the launcher forks the next.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 from jobsup import _monitor_main
-from jobsup._birth import Nascent
-from jobsup._build import Taken
 from jobsup._control import RELAUNCH, Order, Report, receive_fds
 from jobsup._identity import identify_self
 from jobsup._jobdir import StoreDir
-from jobsup._model import JobRecord, JobState, now, to_json
+from jobsup._model import JobRecord, JobState, now, to_fields
 from jobsup._platform import become_subreaper, name_process
 from jobsup._spawn import Inheritance
 from jobsup._spec import JobSpec
@@ -49,6 +47,7 @@ def main() -> NoReturn:
     name_process("jobsup-launcher")
     control.send(b"ready")
     _monitor_main.let_go_of_host()
+    _monitor_main.leave()
     # What exists now is shared with every monitor for as long as no collection touches it.
     gc.collect()
     gc.freeze()
@@ -57,17 +56,13 @@ def main() -> NoReturn:
 
 def _rehearse() -> None:
     """What a birth does, without doing anything."""
-    spec = JobSpec(["true"], cwd="/", labels={"a": "b"})
-    fields = json.loads(to_json(spec))
-    del fields["format"]
-    order = Order("/", "0" * 26, "start", fields, {"PATH": "/"}, None, True, 0, [])
+    record = to_fields(JobRecord("0" * 26, JobState.RUNNING, now()))
+    order = Order("/", "0" * 26, "start", to_fields(JobSpec(["true"])), record, False, {"A": "b"})
     order = Order.from_bytes(order.to_bytes())
-    JobSpec(**(order.spec or {}))
-    hidden = StoreDir(order.root).unborn(order.job_id)
-    _ = hidden.path, hidden.output, hidden.store
-    me = identify_self()
-    record = JobRecord(order.job_id, JobState.RUNNING, now(), command=me, monitor=me)
-    to_json(record)
+    _ = StoreDir(order.root).unborn(order.job_id).at("output")
+    identify_self()
+    json.dumps(order.record, separators=(",", ":")).encode()
+    now().isoformat()
     Report().to_bytes()
 
 
@@ -110,8 +105,9 @@ class _Launcher:
                 os._exit(0)
 
     def _take_note(self) -> None:
-        pid, root, job_id = json.loads(self._notes.recv(_MESSAGE_BYTES))
-        self._monitors[pid] = (root, job_id)
+        pid, *job = json.loads(self._notes.recv(_MESSAGE_BYTES))
+        if job:
+            self._monitors[pid] = (job[0], job[1])
         if pid == self._spare:
             self._fork_spare()
 
@@ -169,41 +165,48 @@ class _Launcher:
         os.setsid()
 
     def _be_spare(self) -> NoReturn:
-        spare = Nascent(self._take, is_subreaper=become_subreaper())
-        self._control.close()
-        poll = select.poll()
-        poll.register(spare.channel, select.POLLIN)
-        poll.register(self._spare_end, 0)  # POLLHUP: the launcher died
-        if not dict(poll.poll()).get(spare.channel.fileno()):
-            os._exit(0)  # our child sees it, takes no order, and undoes what it did
-        self._spare_end.close()
-        _monitor_main.supervise(spare)
-
-    def _take(self, channel: socket.socket) -> Taken:
-        """The child's part: wait at the host's socket, as long as there is a monitor."""
+        """Wait at the host's socket, and monitor the job of the order that comes."""
+        is_subreaper = become_subreaper()
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         if not poll.poll(0):  # else somebody waits already
             _rehearse()
-        poll.register(channel, 0)
-        if channel.fileno() in dict(poll.poll()):
+        poll.register(self._spare_end, 0)  # POLLHUP: the launcher died
+        if self._spare_end.fileno() in dict(poll.poll()):
             os._exit(0)
         message, fds = receive_fds(self._control, _MESSAGE_BYTES, _MAX_FDS)
         if not message:
             os._exit(0)  # the host let go of us
-        root, job_id, thread = json.loads(message)
-        with suppress(OSError):  # it died just now
-            note = [os.getppid(), root, job_id]
-            self._spare_end.send(json.dumps(note).encode())
+        self._control.close()
+        name_process("jobsup-monitor")
+        thread = json.loads(message)
         host, cwd, *stdin = fds
         order = _monitor_main.read_order(host)
+        if order is None:
+            self._tell()
+            os._exit(1)
         try:
             _look_into(thread)
             os.fchdir(cwd)
         except OSError as error:  # the host may be where it could not enter again
             os.write(host, Report(RELAUNCH, order.root, error.errno).to_bytes())
+            self._tell()
             os._exit(1)
+        os.close(cwd)
         assert order.umask is not None
         assert order.mask is not None
         inherited = evolve(self._inherited, umask=order.umask, mask=tuple(order.mask))
-        return Taken(evolve(order, stdin_fd=stdin[0] if stdin else None), host, inherited)
+        _monitor_main.supervise(
+            order,
+            host,
+            stdin[0] if stdin else None,
+            inherited,
+            is_subreaper=is_subreaper,
+            then=lambda lives: self._tell(*((order.root, order.job_id) if lives else ())),
+        )
+
+    def _tell(self, *job: str) -> None:
+        """Let the launcher fork the next spare, and have the *job* adopted if we are killed."""
+        with suppress(OSError):  # it died just now
+            self._spare_end.send(json.dumps([os.getpid(), *job]).encode())
+        self._spare_end.close()

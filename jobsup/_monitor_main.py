@@ -8,13 +8,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from jobsup._birth import Nascent, Supervised, adopt
-from jobsup._build import RefusedError, Taken
+from jobsup._birth import RefusedError, Supervised, adopt, bear
 from jobsup._control import Order, Report
 from jobsup._ledger import log
 from jobsup._monitor import Monitor
@@ -22,12 +21,12 @@ from jobsup._platform import become_subreaper, name_process, obstacle
 from jobsup._spawn import Inheritance
 
 
-def read_order(host: int) -> Order:
-    """What the host sends until it shuts its sending side down."""
+def read_order(host: int) -> Order | None:
+    """What the host sends until it shuts its sending side down; None if it thought better of it."""
     parts = []
     while part := os.read(host, 1 << 16):
         parts.append(part)
-    return Order.from_bytes(b"".join(parts))
+    return Order.from_bytes(b"".join(parts)) if parts else None
 
 
 def _tell(host: int, report: Report) -> None:
@@ -38,7 +37,6 @@ def _tell(host: int, report: Report) -> None:
 def let_go_of_host() -> None:
     """Our stdio was the host's socket; from here on it is nothing."""
     with suppress(OSError):  # the job does not need it either
-        os.chdir("/")  # pin nobody's mount
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -66,33 +64,52 @@ def main() -> NoReturn:
     """One job, in an interpreter of its own.  The caller has forked and left us to init."""
     verb, keep = sys.argv[2:4]
     inherited = Inheritance.take()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would lose exit statuses
     name_process("jobsup-monitor")
     host = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
-    if verb == "adopt":
-        order = read_order(host)
-        let_go_of_host()
-        take_over(order, host)
-
-    def take(_: socket.socket) -> Taken:
-        return Taken(read_order(host), host, inherited)
-
-    born = Nascent(take, is_subreaper=become_subreaper())
-    os.close(host)
     for fd in filter(None, keep.split(",")):
-        os.close(int(fd))
+        os.set_inheritable(int(fd), False)
+    order = read_order(host)
+    if order is None:
+        os._exit(1)
     let_go_of_host()
-    supervise(born)
+    is_subreaper = become_subreaper()
+    if verb == "adopt":
+        leave()
+        take_over(order, host)
+    supervise(order, host, order.stdin_fd, inherited, is_subreaper=is_subreaper)
 
 
-def supervise(born: Nascent) -> NoReturn:
-    """From the order, whenever it comes, to the final record."""
-    built, fds = born.wait()
-    name_process("jobsup-monitor")
+def leave() -> None:
+    """Pin nobody's mount."""
+    with suppress(OSError):
+        os.chdir("/")
+
+
+def _nothing(_: bool) -> None:
+    pass
+
+
+def supervise(
+    order: Order,
+    host: int,
+    stdin: int | None,
+    inherited: Inheritance,
+    *,
+    is_subreaper: bool,
+    then: Callable[[bool], None] = _nothing,
+) -> NoReturn:
+    """From the order to the final record; *then* is told whether there is a job, after the host."""
     wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
-    job, host = born.publish(built, fds)
+    try:
+        job = bear(order, host, stdin, inherited, is_subreaper=is_subreaper)
+    except RefusedError as refused:
+        _tell(host, refused.report)
+        then(False)
+        os._exit(1)
     _tell(host, Report())
     os.close(host)
+    then(True)
+    leave()
     _run(job, wakeup)
 
 

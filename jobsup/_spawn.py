@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -15,6 +15,8 @@ from jobsup._value import Value
 _RAISED_LIMITS: Final = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 _MONITOR_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP)
 """The first two by Python's doing, the others by ours: a monitor has no terminal."""
+_MONITOR_HANDLES: Final = (signal.SIGTERM, signal.SIGCHLD)
+UMASK: Final = 0o077
 
 
 class Inheritance(Value):
@@ -36,30 +38,35 @@ class Inheritance(Value):
                 if signal.getsignal(number) is signal.SIG_IGN
             ),
             mask=tuple(signal.pthread_sigmask(signal.SIG_SETMASK, [])),
-            umask=os.umask(0o077),
+            umask=os.umask(UMASK),
             limits=tuple((kind, resource.getrlimit(kind)) for kind in _RAISED_LIMITS),
         )
-        for kind, (_, hard) in inherited.limits:
-            with suppress(OSError, ValueError):  # macOS caps it below the hard limit
-                resource.setrlimit(kind, (hard, hard))
+        inherited.put_off()
         for number in _MONITOR_IGNORES:
             signal.signal(number, signal.SIG_IGN)
         return inherited
 
-    def give_back(self) -> None:
-        """Between fork and exec: make this process what the caller's child would be."""
-        for default in _MONITOR_IGNORES:
-            signal.signal(default, signal.SIG_DFL)
-        for ignored in self.ignored:
-            signal.signal(ignored, signal.SIG_IGN)
+    @property
+    def defaults(self) -> list[int]:
+        """The signals to put at their default: we ignore them, the caller did not."""
+        return [number for number in _MONITOR_IGNORES if number not in self.ignored]
+
+    def put_on(self) -> None:
+        """Be as the caller was, for a moment in which nothing of ours is done."""
+        os.umask(self.umask)
         for kind, limits in self.limits:
             resource.setrlimit(kind, limits)
-        os.umask(self.umask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+
+    def put_off(self) -> None:
+        """Be a monitor again."""
+        os.umask(UMASK)
+        for kind, (_, hard) in self.limits:
+            with suppress(OSError, ValueError):  # macOS caps it below the hard limit
+                resource.setrlimit(kind, (hard, hard))
 
 
 class SpawnFailedError(Exception):
-    """This process could not become the command: at *stage* ("cwd" or "exec"), with *errno*."""
+    """There is no such command: at *stage* ("cwd" or "exec"), with *errno*."""
 
     def __init__(self, stage: str, number: int) -> None:
         super().__init__(stage, number)
@@ -68,62 +75,111 @@ class SpawnFailedError(Exception):
 
 
 class Command(Value):
-    """All that the child needs."""
+    """All that its process needs; its working directory is ours."""
 
-    argv: Sequence[str]
+    argv: list[str]
     environment: Mapping[str, str]
-    cwd: str | None
     stdio: tuple[int, int, int]
 
 
-def become(command: Command, inherited: Inheritance, *kept: int) -> NoReturn:
-    """Make this process the command; *kept* are descriptors that close by the exec itself.
+def enter(directory: str) -> None:
+    """Raises SpawnFailedError if it cannot be the command's working directory."""
+    try:
+        os.chdir(directory)
+    except (OSError, ValueError) as error:
+        raise SpawnFailedError("cwd", getattr(error, "errno", None) or errno.EINVAL) from None
+
+
+def spawn(command: Command, inherited: Inheritance) -> int:
+    """The pid of our child, which has executed the command in a session of its own.
+
+    No descriptor reaches it but its stdio: all others are close-on-exec.
 
     Raises:
-        SpawnFailedError: It cannot be. Only the descriptors *kept* are open then, and the stdio.
+        SpawnFailedError: It was not executed, and there is no child.
     """
-    stage = "exec"
-    try:
-        # Descriptors 0 to 2 are nobody's that is needed yet, so none of ours is
-        # overwritten here. All else closes, the lock first of all: while this
-        # copy lives, a dead monitor would look alive.
-        for target, fd in enumerate(command.stdio):
-            os.dup2(fd, target)
-        _close_all_but(0, 1, 2, *kept)
-        stage = "cwd"
-        if command.cwd is not None:
-            os.chdir(command.cwd)
-        stage = "exec"
-        inherited.give_back()
-        number = _exec(command)
-    except (OSError, ValueError) as error:
-        number = getattr(error, "errno", None) or errno.EINVAL
-    raise SpawnFailedError(stage, number)
-
-
-def _close_all_but(*kept: int) -> None:
-    for fd in map(int, os.listdir("/dev/fd")):
-        if fd not in kept:
-            with suppress(OSError):  # the listing's own, closed by now
-                os.close(fd)
-
-
-def _exec(command: Command) -> int:
-    """Try the program, or each directory of PATH; the errno that tells most.  execve(2)"""
-    program = command.argv[0]
-    if os.path.dirname(program):
-        candidates = [program]
-    else:
-        path = os.get_exec_path(dict(command.environment))
-        candidates = [os.path.join(directory, program) for directory in path]
+    candidates = _candidates(command)
     told = errno.ENOENT
-    for candidate in candidates:
-        try:
-            os.execve(candidate, list(command.argv), command.environment)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR) or len(candidates) == 1:
-                told = error.errno or told
+    inherited.put_on()
+    try:
+        for path in candidates:
+            try:
+                os.stat(path)  # an attempt costs more than a look
+                return _execute(path, command, inherited)
+            except (OSError, ValueError) as error:
+                number = getattr(error, "errno", None) or errno.EINVAL
+            if number not in (errno.ENOENT, errno.ENOTDIR) or len(candidates) == 1:
+                told = number
                 # As execvp(3): a forbidden candidate does not hide a later one.
                 if told != errno.EACCES:
                     break
-    return told
+    finally:
+        inherited.put_off()
+    raise SpawnFailedError("exec", told)
+
+
+def _candidates(command: Command) -> list[str]:
+    """The program, or its place in each directory of the command's PATH.  execvp(3)"""
+    program = command.argv[0]
+    if "/" in program:
+        return [program]
+    path = command.environment.get("PATH", os.defpath)
+    return [os.path.join(directory, program) for directory in path.split(os.pathsep)]
+
+
+def _execute(path: str, command: Command, inherited: Inheritance) -> int:
+    """By posix_spawn(3), which copies no memory that the exec throws away.
+
+    It has the command ignore a signal more, of glibc's own two (32 and 33).
+    """
+    if not _can_be_spawned(command, inherited):
+        return _fork(path, command, inherited)
+    return os.posix_spawn(
+        path,
+        command.argv,
+        command.environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(command.stdio)],
+        setsid=True,
+        setsigmask=inherited.mask,
+        setsigdef=inherited.defaults,
+    )
+
+
+def _can_be_spawned(command: Command, inherited: Inheritance) -> bool:
+    # It cannot ignore what we handle, and takes no descriptor beyond the limit.
+    most = dict(inherited.limits)[resource.RLIMIT_NOFILE][0]
+    enough = most == resource.RLIM_INFINITY or max(command.stdio) < most
+    return enough and not set(_MONITOR_HANDLES) & set(inherited.ignored)
+
+
+def _fork(path: str, command: Command, inherited: Inheritance) -> int:
+    """The same by fork(2) and execve(2)."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _become(path, command, inherited, writer)
+    os.close(writer)
+    told = os.read(reader, 16)
+    os.close(reader)
+    if told:
+        os.waitpid(child, 0)
+        raise OSError(int(told), os.strerror(int(told)))
+    return child
+
+
+def _become(path: str, command: Command, inherited: Inheritance, writer: int) -> NoReturn:
+    try:
+        os.setsid()
+        for to, fd in enumerate(command.stdio):
+            os.dup2(fd, to)
+        for number in inherited.defaults:
+            signal.signal(number, signal.SIG_DFL)
+        for number in _MONITOR_HANDLES:
+            if number in inherited.ignored:
+                signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, inherited.mask)
+        os.execve(path, command.argv, command.environment)
+    except (OSError, ValueError) as error:
+        os.write(writer, b"%d" % (getattr(error, "errno", None) or errno.EINVAL))
+    finally:
+        os._exit(127)

@@ -10,7 +10,7 @@ from typing import Final
 
 from jobsup._adopt import close_books
 from jobsup._jobdir import JobDir, StoreDir
-from jobsup._model import JobState
+from jobsup._model import JobRecord, JobState, now
 from jobsup._strays import StrayTree
 from jobsup.errors import RecordError
 
@@ -58,8 +58,8 @@ def sweep_launch(store: StoreDir, job_id: str, wait: float = 0.0) -> bool:
     if lock is None:
         return False
     try:
-        with suppress(FileNotFoundError, RecordError):
-            tree = StrayTree(unborn.read_record())
+        if unborn.has_begun():
+            tree = StrayTree(_record_of(unborn))
             deadline = time.monotonic() + _SWEEP_SECONDS
             while not tree.is_empty():
                 tree.force()
@@ -70,6 +70,13 @@ def sweep_launch(store: StoreDir, job_id: str, wait: float = 0.0) -> bool:
     finally:
         os.close(lock)
     return True
+
+
+def _record_of(unborn: JobDir) -> JobRecord:
+    """What its monitor wrote, or what is enough to find its processes by their marker."""
+    with suppress(RecordError):
+        return unborn.read_record()
+    return JobRecord(unborn.id, JobState.RUNNING, now())
 
 
 def _sweep_marker(store: StoreDir, job_id: str) -> None:

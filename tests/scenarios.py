@@ -342,11 +342,25 @@ def not_found(scene: Scene) -> None:
     scene.start_argv(["true"], cwd=scene.folder / "nowhere")
 
 
+def hampered(scene: Scene) -> None:
+    """By a host that ignores a signal which a monitor needs, and denies itself its own files."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    script = scene.folder / "script"
+    script.write_text("#!/no/such/interpreter")
+    script.chmod(0o700)
+    scene.start_argv([str(script)])
+    mask = os.umask(0o777)
+    job = scene.start('echo over >"$3"; exit 7')
+    os.umask(mask)
+    if job:
+        scene.tries(partial(job.wait, timeout=5))
+
+
 SCENARIOS: Final[dict[str, Callable[[Scene], None]]] = {
     play.__name__: play
     for play in (
         *(requests, cancelled, signalled, timed_out, swept, waited_for, left_alone, capped),
         *(owned, adopted, adopted_and_let_alone, settled, pruned, fed, not_found),
-        launched,
+        *(hampered, launched),
     )
 }

@@ -366,7 +366,8 @@ def test_host_with_sigpipe_at_its_default_survives_a_dead_reader(before: str, af
 
 
 def test_order_is_read_as_written() -> None:
-    order = Order("/store", "x", "start", {"argv": ["ls"]}, {"CAF\udce9": "\udcff\n"}, 7)
+    environment = {"CAF\udce9": "\udcff\n"}
+    order = Order("/store", "x", "start", {"argv": ["ls"]}, None, True, environment, 7)
     assert Order.from_bytes(order.to_bytes()) == order
 
 
