@@ -43,7 +43,9 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 
 def reserve(fd: int, size: int) -> None:
     """Allocate the blocks by writing them."""
-    os.pwrite(fd, bytes(size), 0)
+    written = 0
+    while written < size:  # a disk that fills up takes a part first, and then says no
+        written += os.pwrite(fd, bytes(size - written), written)
 
 
 def sync_data(fd: int) -> None:
