@@ -14,7 +14,6 @@ from jobsup._lifecycle import TRANSITIONS, CommandExited, MonitorDied, TreeEmpti
 from jobsup._model import JobRecord, JobState, now
 from jobsup._platform import moved_since, obstacle
 from jobsup._strays import StrayTree
-from jobsup._value import as_dict
 from jobsup.errors import RecordError, SpawnError
 
 _PATIENCE_SECONDS: Final = 10.0
@@ -124,5 +123,5 @@ def tell_the_end(job_dir: JobDir, record: JobRecord) -> None:
     store = job_dir.store
     with suppress(OSError):
         if not _events.has_event(store.events, record):
-            _events.append(store.at("events"), as_dict(record), now())
+            _events.append(store.at("events"), record, now())
         store.unmark_active(record.job_id)

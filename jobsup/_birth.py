@@ -9,11 +9,11 @@ import time
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jobsup import _events
-from jobsup._control import Order, Report, RequestReader, open_control
-from jobsup._identity import identify, identify_self
+from jobsup._control import Order, Report, RequestReader, Terms, open_control
+from jobsup._identity import identify_self
 from jobsup._jobdir import FILE_MODE, JobDir, StoreDir
 from jobsup._layout import lay_out, take_down
 from jobsup._ledger import log
@@ -26,13 +26,12 @@ from jobsup._lifecycle import (
     MonitorDied,
     advance,
 )
-from jobsup._model import JobRecord, JobState, document, now, to_fields
-from jobsup._platform import obstacle
+from jobsup._model import JobRecord, JobState, fill, from_json, now, to_json
+from jobsup._platform import obstacle, own_token
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, enter, spawn
 from jobsup._spec import JobSpec, Stdin
 from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
-from jobsup._value import as_dict
 from jobsup.errors import RecordError
 
 _LOCK_SECONDS: Final = 5.0
@@ -57,41 +56,27 @@ class Supervised:
     """
 
     def __init__(
-        self,
-        job_dir: JobDir,
-        terms: dict[str, Any],
-        fields: dict[str, Any],
-        *,
-        is_adopted: bool,
+        self, job_dir: JobDir, terms: Terms, spec: bytes, record: bytes, *, is_adopted: bool
     ) -> None:
         self.job_dir = job_dir
         self.is_adopted = is_adopted
         self.terms = terms
-        """The spec, as it lies on disk."""
-        self.fields = fields
-        """The first record, likewise."""
+        self._spec = spec
+        self._record = record
         self.tree: Tree
         self.requests: RequestReader
         self.stdin_writer: int | None = None
 
     @cached_property
     def spec(self) -> JobSpec:
-        return JobSpec(**self.terms)
+        return from_json(JobSpec, self._spec, self.job_dir.at("spec.json"))
 
     @cached_property
     def record(self) -> JobRecord:
-        return JobRecord(**self.fields)
+        return from_json(JobRecord, self._record, self.job_dir.at("meta.json"))
 
-    def complete(self, draft: int, command: int) -> None:
-        """Say in the first record who is who; *draft* is what `JobDir.begin` returned."""
-        who = identify(command)
-        assert who is not None, "our own child was reaped by somebody else"
-        self.fields["command"] = as_dict(who)
-        self.fields["monitor"] = as_dict(identify_self())
-        self.fields["started_at"] = now().isoformat()
-        data = document(self.fields)
-        if os.pwrite(draft, data, 0) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+# -- born ----------------------------------------------------------------------
 
 
 def bear(
@@ -102,17 +87,28 @@ def bear(
     Raises:
         RefusedError: It could not be done.
     """
-    unborn = StoreDir(order.root).unborn(order.job_id)
+    store = StoreDir(order.root)
+    unborn = store.unborn(order.job_id)
     command = 0
     try:
         if reason := obstacle():
             raise RefusedError(Report("monitor", order.root, None, reason))
-        job, draft, stdio = _take_up(unborn, order, host, stdin)
-        if order.enters_cwd:
-            enter(job.terms["cwd"])
+        if order.lays_out:
+            lay_out(order)
+        requests, writer, stdio = _take_up(unborn, order, stdin)
+        draft = unborn.begin()
+        if _hangs_up(host):
+            gone = "whoever asked for the job went away"
+            raise RefusedError(Report("monitor", order.root, None, gone))
+        if order.cwd is not None:
+            enter(order.cwd)
         environment = {**(order.environment or {}), MARKER: order.job_id}
-        command = spawn(Command(job.terms["argv"], environment, stdio), inherited)
-        job.complete(draft, command)
+        command = spawn(Command(order.argv, environment, stdio), inherited)
+        at = b'"%s"' % now().isoformat().encode()
+        record = fill(order.record, started_at=at, command=_who(command), monitor=_who(os.getpid()))
+        if os.pwrite(draft, record, 0) < len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        job = Supervised(store.job(order.job_id), order.terms, order.spec, record, is_adopted=False)
         job.tree = OwnTree(command) if is_subreaper else ChildTree(job.record)
         os.rename(unborn.text, job.job_dir.text)
     except BaseException as error:
@@ -120,39 +116,39 @@ def bear(
             _kill_all(OwnTree(command))
         take_down(unborn)
         raise RefusedError(_report(order, error)) from error
-    for fd in {draft, *stdio, stdin or 0} - {0}:
+    job.requests, job.stdin_writer = requests, writer
+    for fd in {draft, *stdio} - {0}:
         os.close(fd)
     with suppress(OSError):  # the feed may lose a line to a full disk, the job not
-        _events.append(job.job_dir.store.at("events"), job.fields, now())
+        _events.append_line(store.at("events"), fill(order.event, at=at))
     return job
 
 
 def _take_up(
-    unborn: JobDir, order: Order, host: int, stdin: int | None
-) -> tuple[Supervised, int, tuple[int, int, int]]:
-    """The job, locked; the descriptor of its draft, and the command's three."""
-    assert order.spec is not None
-    assert order.record is not None
-    store = unborn.store
-    if order.lays_out:
-        lay_out(order)
+    unborn: JobDir, order: Order, stdin: int | None
+) -> tuple[RequestReader, int | None, tuple[int, int, int]]:
+    """Lock the job and open its files: what comes and goes through them, and the command's three.
+
+    The descriptor of the lock is nobody's: it closes when this process ends.
+    """
     lock = unborn.acquire(_LOCK_SECONDS)
     if lock is None or os.stat(unborn.at("lock")).st_ino != os.fstat(lock).st_ino:
         raise OSError(errno.EBUSY, "the directory was taken for a crashed launch")
-    job = Supervised(store.job(order.job_id), order.spec, order.record, is_adopted=False)
-    job.requests = RequestReader(*open_control(unborn))
+    requests = RequestReader(*open_control(unborn))
     output = _open_output(unborn.at("output"))
-    stderr = _open_output(unborn.at("stderr")) if order.spec["separate_stderr"] else output
-    if order.spec["stdin"] == Stdin.FIFO.value:
+    stderr = _open_output(unborn.at("stderr")) if order.terms.separate_stderr else output
+    writer = None
+    if order.terms.stdin_is_open:
         # Non-blocking, or it would wait for a writer, which comes next.  fifo(7)
         stdin = os.open(unborn.at("stdin"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        job.stdin_writer = _open_stdin_writer(unborn)
+        writer = _open_stdin_writer(unborn)
         os.set_blocking(stdin, True)
-    draft = unborn.begin()
-    if _hangs_up(host):
-        gone = "whoever asked for the job went away"
-        raise RefusedError(Report("monitor", order.root, None, gone))
-    return job, draft, (stdin or 0, output, stderr)  # our own 0 is /dev/null
+    return requests, writer, (stdin or 0, output, stderr)  # our own 0 is /dev/null
+
+
+def _who(pid: int) -> bytes:
+    """The identity of ourselves or our own child, as a record keeps it."""
+    return b'{"pid":%d,"token":"%s"}' % (pid, own_token(pid).encode())
 
 
 def _open_output(path: str) -> int:
@@ -189,9 +185,8 @@ def _report(order: Order, error: BaseException) -> Report:
     if isinstance(error, RefusedError):
         return error.report
     if isinstance(error, SpawnFailedError):
-        assert order.spec is not None
-        subject = order.spec["cwd"] if error.stage == "cwd" else order.spec["argv"][0]
-        return Report(error.stage, subject, error.number, os.strerror(error.number))
+        subject = order.cwd if error.stage == "cwd" else order.argv[0]
+        return Report(error.stage, subject or "", error.number, os.strerror(error.number))
     if isinstance(error, OSError):
         stage = "exists" if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else "store"
         return Report(stage, order.root, error.errno, error.strerror or str(error))
@@ -233,7 +228,7 @@ def adopt(order: Order) -> Supervised:
     log(job_dir, f"{adopted.__name__}: {record.state.value}")
     with suppress(OSError):  # a full disk is no reason to leave the job alone
         job_dir.write_record(record)
-        _events.append(job_dir.store.at("events"), as_dict(record), now())
-    job = Supervised(job_dir, to_fields(spec), to_fields(record), is_adopted=True)
+        _events.append(job_dir.store.at("events"), record, now())
+    job = Supervised(job_dir, Terms.of(spec), to_json(spec), to_json(record), is_adopted=True)
     job.tree, job.requests, job.stdin_writer = tree, requests, stdin_writer
     return job

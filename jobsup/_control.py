@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import errno
 import json
+import marshal
 import os
 import re
 import select
 import signal
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._model import plain
+from jobsup._spec import JobSpec, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
 from jobsup._value import Value, as_dict, evolve
 
@@ -247,42 +248,67 @@ class RequestReader:
         return requests
 
 
-def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """Up to *size* bytes, and the descriptors that came with them, which no command inherits."""
-    # socket.recv_fds takes MSG_CMSG_CLOEXEC and ignores it.
-    data, fds, _, _ = socket.recv_fds(sock, size, most)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return data, fds
+class Terms(NamedTuple):
+    """What a monitor needs of a spec while nothing happens."""
+
+    timeout: float | None = None
+    owner: tuple[int, str] | None = None
+    """Pid and token of the process whose end ends the job."""
+    output_limit: int | None = None
+    kills_on_limit: bool = False
+    separate_stderr: bool = False
+    stdin_is_open: bool = False
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Terms:
+        owned = spec.lifetime is Lifetime.OWNER and spec.owner
+        return cls(
+            spec.timeout,
+            (spec.owner.pid, spec.owner.token) if owned and spec.owner else None,
+            spec.output_limit,
+            spec.on_output_limit is OnOutputLimit.KILL,
+            spec.separate_stderr,
+            spec.stdin is Stdin.FIFO,
+        )
 
 
-class Order(Value):
-    """What a new monitor is to do, handed over in memory."""
+class Order(NamedTuple):
+    """What a new monitor is to do, handed over in memory.
+
+    A tuple, and documents that the host has written: whatever the monitor
+    makes of an order, it keeps the memory of for as long as the job lives.
+    """
 
     root: str
     job_id: str
     verb: str
     """``start`` or ``adopt``."""
-    spec: dict[str, Any] | None = None
-    record: dict[str, Any] | None = None
-    """The first one, but for what only its monitor knows."""
-    lays_out: bool = False
-    """True: the host may not; the monitor is to lay the directory out."""
+    argv: tuple[str, ...] = ()
     environment: dict[str, str] | None = None
     """The command's, whole. Never written to disk."""
     stdin_fd: int | None = None
-    enters_cwd: bool = True
-    """False: the command stays where the starter is, which `JobSpec.cwd` only names."""
+    cwd: str | None = None
+    """None: the command stays where the starter is."""
+    spec: bytes = b""
+    record: bytes = b""
+    """The first one, but for what only its monitor knows: `fill` it in."""
+    event: bytes = b""
+    """What the feed is told, likewise."""
+    terms: Terms = Terms()
+    lays_out: bool = False
+    """True: the host may not; the monitor is to lay the directory out."""
     umask: int | None = None
-    mask: list[int] | None = None
+    mask: tuple[int, ...] | None = None
     """The starter's, where the monitor does not inherit them."""
 
     def to_bytes(self) -> bytes:
-        return json.dumps(as_dict(self)).encode()
+        # Both ends are the same interpreter, and nobody else has the socket.
+        return marshal.dumps([tuple(part) if isinstance(part, Terms) else part for part in self])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Order:
-        return cls(**json.loads(data))
+        order = cls._make(marshal.loads(data))
+        return order._replace(terms=Terms._make(order.terms))
 
 
 RELAUNCH: Final = "relaunch"
@@ -307,3 +333,6 @@ class Report(Value):
             return cls(**json.loads(data.splitlines()[-1]))
         except (ValueError, TypeError, IndexError):
             return None
+
+
+DONE: Final = Report().to_bytes()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE
-from jobsup._model import JobRecord, JobState, Outcome, plain, utc
+from jobsup._model import JobRecord, JobState, Outcome, utc
 from jobsup._stopplan import optional
 from jobsup._value import Value
 
@@ -57,16 +56,29 @@ class EventPage(NamedTuple):
     cursor: int
 
 
-def append(path: str | Path, record: Mapping[str, Any], at: datetime) -> None:
-    """Add the state that a record, given by its fields, has reached.
+def append(path: str | Path, record: JobRecord, at: datetime) -> None:
+    """Add the state that *record* has reached."""
+    append_line(path, line_of(record, at))
 
-    One write(2) of less than PIPE_BUF bytes to an O_APPEND file: the lines of
+
+def line_of(record: JobRecord, at: datetime | None) -> bytes:
+    """What the feed says of the state that *record* has reached."""
+    fields = {
+        "job_id": record.job_id,
+        "sequence": record.sequence,
+        "state": record.state.value,
+        "at": at and at.isoformat(),
+        "outcome": record.outcome and record.outcome.value,
+        "exit_code": record.exit_code,
+        "signal": record.signal,
+    }
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def append_line(path: str | Path, line: bytes) -> None:
+    """One write(2) of less than PIPE_BUF bytes to an O_APPEND file: the lines of
     concurrent monitors do not mix.
     """
-    fields = {name: record[name] for name in ("job_id", "sequence", "state")}
-    fields["at"] = at
-    fields |= {name: record[name] for name in ("outcome", "exit_code", "signal")}
-    line = json.dumps(fields, separators=(",", ":"), default=plain).encode() + b"\n"
     fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         size = os.fstat(fd).st_size

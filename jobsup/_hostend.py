@@ -14,7 +14,6 @@ from typing import Final
 
 from jobsup._control import Order
 from jobsup._surroundings import Surroundings
-from jobsup._value import evolve
 
 _HELLO_BYTES: Final = 4096
 _CREDENTIALS: Final = struct.Struct("iII")
@@ -117,7 +116,7 @@ class HostEnd:
                 stdin = [] if order.stdin_fd is None else [order.stdin_fd]
                 other = 0 if here.thread == self._thread else threading.get_native_id()
                 self._send(other, [theirs.fileno(), cwd, *stdin])
-            handed = evolve(order, stdin_fd=None, umask=here.umask, mask=list(here.mask))
+            handed = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
             return converse(ours, handed)
 
     def _send(self, thread: int, fds: Sequence[int]) -> None:

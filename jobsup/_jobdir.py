@@ -7,12 +7,12 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from jobsup._model import JobRecord, document, from_json, to_json
+from jobsup._model import JobRecord, from_json, to_json
 from jobsup._platform import reserve, sync_data
 from jobsup._spec import JobSpec
 from jobsup._ulid import is_id
@@ -207,9 +207,8 @@ class JobDir(_Directory):
 
     # -- what the lock's holder writes ---------------------------------------
 
-    def write_spec(self, spec: Mapping[str, Any]) -> None:
-        """The spec that has these fields."""
-        _write(self.at("spec.json"), document(spec))
+    def write_spec(self, spec: bytes) -> None:
+        _write(self.at("spec.json"), spec)
 
     def write_record(self, record: JobRecord) -> None:
         """Replace the record; a reader, or a crash, sees the old one or the new one.  rename(2)"""
@@ -222,9 +221,9 @@ class JobDir(_Directory):
                 os.unlink(new)
             raise
 
-    def write_draft(self, record: Mapping[str, Any]) -> None:
+    def write_draft(self, record: bytes) -> None:
         """The record of a job that no monitor has begun: it says so by an empty first line."""
-        _write(self.at("meta.json"), _DRAFT + document(record))
+        _write(self.at("meta.json"), _DRAFT + record)
 
     def has_begun(self) -> bool:
         """Whether a monitor took a draft up, and may have executed the command."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from jobsup import _events, _sweep, _wait
-from jobsup._control import Order
+from jobsup._control import Order, Terms
 from jobsup._events import EventPage
 from jobsup._identity import identify_self
 from jobsup._job import Job
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._launch import launch
-from jobsup._model import JobRecord, JobState, Outcome, now, to_fields
+from jobsup._model import JobRecord, JobState, Outcome, now, to_json
 from jobsup._spec import DEFAULT_OUTPUT_LIMIT, JobSpec
 from jobsup._start import (
     StdinLike,
@@ -164,11 +164,14 @@ class JobStore:
             store.text,
             job_id,
             "start",
-            to_fields(spec),
-            to_fields(record),
-            environment=environment,
-            stdin_fd=stdin_fd,
-            enters_cwd=enters_cwd,
+            spec.argv,
+            environment,
+            stdin_fd,
+            spec.cwd if enters_cwd else None,
+            to_json(spec),
+            to_json(record),
+            _events.line_of(record, None),
+            Terms.of(spec),
         )
         try:
             launch(order)

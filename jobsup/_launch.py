@@ -20,7 +20,6 @@ from jobsup._layout import lay_out
 from jobsup._platform import NAME, PORTABLE
 from jobsup._strays import MARKER
 from jobsup._surroundings import Surroundings, surroundings
-from jobsup._value import evolve
 from jobsup.errors import SpawnError
 
 LAUNCHER: Final = "JOBSUP_LAUNCHER"
@@ -80,7 +79,7 @@ def _laid_out(order: Order) -> Order:
         lay_out(order)
     except OSError as error:
         if error.errno == errno.EFBIG:  # our own limit, which a monitor lifts for itself
-            return evolve(order, lays_out=True)
+            return order._replace(lays_out=True)
         stage = "exists" if error.errno == errno.EEXIST else "store"
         raise SpawnError(stage, order.root, error.strerror or str(error)) from error
     return order

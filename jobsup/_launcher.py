@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import json
 import os
 import select
 import signal
@@ -24,17 +23,16 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 from jobsup import _monitor_main
-from jobsup._control import RELAUNCH, Order, Report, receive_fds
-from jobsup._identity import identify_self
+from jobsup._birth import Supervised
+from jobsup._control import RELAUNCH, Order, Report
 from jobsup._jobdir import StoreDir
-from jobsup._model import JobRecord, JobState, now, to_fields
-from jobsup._platform import become_subreaper, name_process
-from jobsup._spawn import Inheritance
-from jobsup._spec import JobSpec
-from jobsup._value import evolve
+from jobsup._model import fill, now
+from jobsup._platform import become_subreaper, name_process, obstacle, own_token
+from jobsup._spawn import Command, Inheritance, SpawnFailedError, spawn
 
 _MESSAGE_BYTES: Final = 1 << 16
-_MAX_FDS: Final = 3
+_END_SECONDS: Final = 0.25
+_RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
 
 
 def main() -> NoReturn:
@@ -43,27 +41,37 @@ def main() -> NoReturn:
     host = int(sys.argv[3])
     os.set_inheritable(host, False)
     inherited = Inheritance.take()
-    wakeup = _monitor_main.take_signals(signal.SIGCHLD)
+    _monitor_main.take_signals()
+    wakeup = _monitor_main.wake_by_pipe()
     name_process("jobsup-launcher")
     control.send(b"ready")
     _monitor_main.let_go_of_host()
     _monitor_main.leave()
+    for _ in range(3):
+        _rehearse(inherited)
     # What exists now is shared with every monitor for as long as no collection touches it.
     gc.collect()
     gc.freeze()
     _Launcher(control, host, wakeup, inherited).serve()
 
 
-def _rehearse() -> None:
-    """What a birth does, without doing anything."""
-    record = to_fields(JobRecord("0" * 26, JobState.RUNNING, now()))
-    order = Order("/", "0" * 26, "start", to_fields(JobSpec(["true"])), record, False, {"A": "b"})
+def _rehearse(inherited: Inheritance) -> None:
+    """What a birth does, without doing anything.
+
+    In the launcher for what Python does but once, and each fork then need not
+    do again; in the fork for the pages that it writes to each time.
+    """
+    nowhere = "/dev/null"
+    order = Order(nowhere, "0" * 26, "start", (nowhere + "/x",), {"PATH": "/"}, record=b"null")
     order = Order.from_bytes(order.to_bytes())
-    _ = StoreDir(order.root).unborn(order.job_id).at("output")
-    identify_self()
-    json.dumps(order.record, separators=(",", ":")).encode()
-    now().isoformat()
-    Report().to_bytes()
+    obstacle()
+    unborn = StoreDir(order.root).unborn(order.job_id)
+    with suppress(OSError):
+        unborn.acquire()
+    with suppress(SpawnFailedError):
+        spawn(Command(order.argv, {**(order.environment or {}), "A": "b"}, (0, 1, 2)), inherited)
+    fill(order.record, at=own_token(os.getpid()).encode(), monitor=now().isoformat().encode())
+    Supervised(unborn, order.terms, order.spec, order.record, is_adopted=False)
 
 
 def _look_into(thread: int) -> None:
@@ -97,19 +105,34 @@ class _Launcher:
         while True:
             ready = {fd for fd, _ in poll.poll()}
             if self._notes.fileno() in ready:  # first: who told may have ended since
-                self._take_note()
+                self._take_notes()
             if self._wakeup in ready:
-                os.read(self._wakeup, 4096)
+                if signal.SIGTERM in os.read(self._wakeup, 4096):
+                    self._end()
                 self._reap()
             if self._host in ready or self._control.fileno() in ready:
-                os._exit(0)
+                self._end()
 
-    def _take_note(self) -> None:
-        pid, *job = json.loads(self._notes.recv(_MESSAGE_BYTES))
-        if job:
-            self._monitors[pid] = (job[0], job[1])
-        if pid == self._spare:
-            self._fork_spare()
+    def _end(self) -> NoReturn:
+        """After the spare, unless it has a job by now: a host that waits for us waits for both."""
+        self._notes.close()
+        with suppress(OSError):
+            poll = select.poll()
+            poll.register(os.pidfd_open(self._spare), select.POLLIN)
+            poll.poll(_END_SECONDS * 1000)
+        os._exit(0)
+
+    def _take_notes(self) -> None:
+        while True:
+            try:
+                note = self._notes.recv(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            pid, *job = os.fsdecode(note).split("\0")
+            if job:
+                self._monitors[int(pid)] = (job[0], job[1])
+            elif int(pid) == self._spare:
+                self._fork_spare()
 
     def _reap(self) -> None:
         """Collect the monitors that ended; one that was killed is replaced at once."""
@@ -120,12 +143,14 @@ class _Launcher:
                 return
             if not pid:
                 return
-            if pid == self._spare:
-                os._exit(1)  # it ends with us, or somebody is after it: let the host begin anew
             job = self._monitors.pop(pid, None)
             if job and os.WIFSIGNALED(status):
                 with suppress(OSError):  # whoever looks at the job next adopts it
                     self._fork_adopter(*job)
+            if pid == self._spare:
+                if job is None:
+                    os._exit(1)  # it ends with us, or somebody is after it: the host begins anew
+                self._fork_spare()
 
     def _fork_adopter(self, root: str, job_id: str) -> None:
         pid = os.fork()
@@ -161,7 +186,7 @@ class _Launcher:
         os.close(signal.set_wakeup_fd(-1))
         os.close(self._wakeup)
         os.close(self._host)
-        self._notes.close()
+        os.close(self._notes.fileno())  # not its close(): which is Python, and takes memory
         os.setsid()
 
     def _be_spare(self) -> NoReturn:
@@ -170,23 +195,25 @@ class _Launcher:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         if not poll.poll(0):  # else somebody waits already
-            _rehearse()
+            _rehearse(self._inherited)
         poll.register(self._spare_end, 0)  # POLLHUP: the launcher died
         if self._spare_end.fileno() in dict(poll.poll()):
             os._exit(0)
-        message, fds = receive_fds(self._control, _MESSAGE_BYTES, _MAX_FDS)
+        # MSG_CMSG_CLOEXEC: no command inherits them.  recvmsg(2)
+        message, ancillary, _, _ = self._control.recvmsg(
+            _MESSAGE_BYTES, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         if not message:
             os._exit(0)  # the host let go of us
-        self._control.close()
+        os.close(self._control.fileno())
         name_process("jobsup-monitor")
-        thread = json.loads(message)
-        host, cwd, *stdin = fds
+        host, cwd, *stdin = memoryview(ancillary[0][2]).cast("i")
         order = _monitor_main.read_order(host)
         if order is None:
             self._tell()
             os._exit(1)
         try:
-            _look_into(thread)
+            _look_into(int(message))
             os.fchdir(cwd)
         except OSError as error:  # the host may be where it could not enter again
             os.write(host, Report(RELAUNCH, order.root, error.errno).to_bytes())
@@ -195,18 +222,23 @@ class _Launcher:
         os.close(cwd)
         assert order.umask is not None
         assert order.mask is not None
-        inherited = evolve(self._inherited, umask=order.umask, mask=tuple(order.mask))
-        _monitor_main.supervise(
-            order,
-            host,
-            stdin[0] if stdin else None,
-            inherited,
-            is_subreaper=is_subreaper,
-            then=lambda lives: self._tell(*((order.root, order.job_id) if lives else ())),
+        inherited = self._inherited._replace(umask=order.umask, mask=order.mask)
+        wakeup = _monitor_main.wake_by_pipe()
+        job = _monitor_main.begin(
+            order, host, stdin[0] if stdin else None, inherited, is_subreaper=is_subreaper
         )
+        if job is None:
+            self._tell()
+            os._exit(1)
+        # First of all: the host may be about to kill the monitor of its new job.
+        self._tell(order.root, order.job_id)
+        _monitor_main.say_done(host)
+        self._tell()  # not before: the fork takes a core that the report needs
+        os.close(self._spare_end.fileno())
+        _monitor_main.leave()
+        _monitor_main.run(job, wakeup)
 
     def _tell(self, *job: str) -> None:
-        """Let the launcher fork the next spare, and have the *job* adopted if we are killed."""
+        """Have the *job* adopted should we be killed; without one, the next spare forked."""
         with suppress(OSError):  # it died just now
-            self._spare_end.send(json.dumps([os.getpid(), *job]).encode())
-        self._spare_end.close()
+            self._spare_end.send(os.fsencode("\0".join((str(os.getpid()), *job))))

@@ -12,7 +12,6 @@ from typing import Final
 
 from jobsup._control import Order
 from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
-from jobsup._spec import Stdin
 
 _NAMES: Final = (
     *("lock", "control", "stdin", "output", "stderr"),
@@ -26,8 +25,6 @@ def lay_out(order: Order) -> None:
     Raises:
         OSError: It cannot be made; FileExistsError if there is such a job.
     """
-    assert order.spec is not None
-    assert order.record is not None
     store = StoreDir(order.root)
     unborn = store.unborn(order.job_id)
     os.mkdir(unborn.text, DIR_MODE)
@@ -36,7 +33,7 @@ def lay_out(order: Order) -> None:
         if masked:  # by a umask that takes even its owner's rights
             os.chmod(unborn.text, DIR_MODE)
         os.mkfifo(unborn.at("control"), FILE_MODE)
-        if order.spec["stdin"] == Stdin.FIFO.value:
+        if order.terms.stdin_is_open:
             os.mkfifo(unborn.at("stdin"), FILE_MODE)
         unborn.write_spec(order.spec)
         unborn.write_draft(order.record)
@@ -52,9 +49,10 @@ def lay_out(order: Order) -> None:
 
 def take_down(unborn: JobDir) -> None:
     """Undo it, and what a monitor adds.  What the system will not have undone, prune sweeps."""
+    with suppress(OSError):  # before the directory, which tells of it to whoever goes on
+        unborn.store.unmark_active(unborn.id)
     for name in _NAMES:  # not as they are listed: that takes a descriptor, and there may be none
         with suppress(OSError):
             os.unlink(unborn.at(name))
     with suppress(OSError):
         os.rmdir(unborn.text)
-        unborn.store.unmark_active(unborn.id)

@@ -15,7 +15,7 @@ from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._lifecycle import ENDED, Event, advance
 from jobsup._model import JobRecord, Survivor, now
 from jobsup._outputcap import OutputCap
-from jobsup._value import as_dict, evolve
+from jobsup._value import evolve
 
 _APPEND: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -48,7 +48,7 @@ class Ledger:
         log(self._job_dir, f"{type(event).__name__}: {self.record.state.value}")
         self._save()
         with suppress(OSError):  # the feed may lose a line to a full disk
-            _events.append(self._job_dir.store.at("events"), as_dict(self.record), now())
+            _events.append(self._job_dir.store.at("events"), self.record, now())
 
     def name(self, survivors: tuple[Survivor, ...]) -> None:
         """Say who lives on: could not be killed so far, or is waited for.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from jobsup._spec import Choice, JobSpec
 from jobsup._stopplan import ProcessIdentity, as_signal, nested, only, optional, whole
@@ -177,20 +177,16 @@ class JobRecord(Value):
 
 def to_json(value: JobSpec | JobRecord) -> bytes:
     """One line of JSON that carries the format's number."""
-    return document(as_dict(value))
+    fields = {"format": FORMAT, **as_dict(value)}
+    return json.dumps(fields, separators=(",", ":"), default=plain).encode() + b"\n"
 
 
-def document(fields: Mapping[str, Any]) -> bytes:
-    """`to_json` of what has these fields."""
-    numbered = {"format": FORMAT, **fields}
-    return json.dumps(numbered, separators=(",", ":"), default=plain).encode() + b"\n"
-
-
-def to_fields(value: JobSpec | JobRecord) -> dict[str, Any]:
-    """The same without the number, as JSON reads it: what makes *value* again."""
-    fields: dict[str, Any] = json.loads(to_json(value))
-    del fields["format"]
-    return fields
+def fill(document: bytes, **fields: bytes) -> bytes:
+    """What `to_json` made, with the JSON of some fields in the place of their null."""
+    for name, value in fields.items():
+        before, key, after = document.partition(b'"%s":' % name.encode())
+        document = before + key + value + after.removeprefix(b"null")
+    return document
 
 
 def plain(value: object) -> object:

@@ -35,7 +35,7 @@ from jobsup._lifecycle import (
 from jobsup._model import StopCause, Survivor, now
 from jobsup._outputcap import OutputCap
 from jobsup._platform import ProcessHandle, age_of
-from jobsup._spec import Leftovers, Lifetime, OnOutputLimit
+from jobsup._spec import Leftovers
 from jobsup._stopplan import ProcessIdentity, StopPlan, signal_name
 from jobsup._tree import Exit
 
@@ -83,10 +83,10 @@ class Monitor:
 
     def _open_caps(self, now: float) -> None:
         terms = self._job.terms
-        if terms["output_limit"] is None:
+        if terms.output_limit is None:
             return
-        files = ["output", "stderr"][: 1 + terms["separate_stderr"]]
-        share = terms["output_limit"] // len(files)
+        files = ["output", "stderr"][: 1 + terms.separate_stderr]
+        share = terms.output_limit // len(files)
         with suppress(FileNotFoundError):  # deleted before an adopter came: nothing to limit
             self._caps += [OutputCap(self._job_dir.at(file), share, now) for file in files]
             self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
@@ -96,10 +96,10 @@ class Monitor:
         started = time.monotonic()
         if self._job.is_adopted and (command := self._ledger.record.command):
             started -= age_of(command.pid)
-        if terms["timeout"] is not None:
-            self._deadlines[self._on_timeout] = started + terms["timeout"]
-        if terms["lifetime"] == Lifetime.OWNER.value and terms["owner"]:
-            owner = open_process(ProcessIdentity(**terms["owner"]))
+        if terms.timeout is not None:
+            self._deadlines[self._on_timeout] = started + terms.timeout
+        if terms.owner is not None:
+            owner = open_process(ProcessIdentity(*terms.owner))
             if owner is None or owner.exited():
                 self._stop(StopCause.OWNER_DIED)
             elif (fd := owner.fileno()) is not None:
@@ -256,10 +256,9 @@ class Monitor:
         self._stop(StopCause.TIMEOUT)
 
     def _on_cap(self, now: float) -> None:
-        terms = self._job.terms
         size = sum(cap.tick(now) for cap in self._caps)
-        kills = terms["on_output_limit"] == OnOutputLimit.KILL.value
-        if kills and size > terms["output_limit"]:
+        limit = self._job.terms.output_limit
+        if self._job.terms.kills_on_limit and limit is not None and size > limit:
             self._stop(StopCause.OUTPUT_LIMIT)
         self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
 

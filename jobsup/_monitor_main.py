@@ -9,16 +9,15 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 from jobsup._birth import RefusedError, Supervised, adopt, bear
-from jobsup._control import Order, Report
+from jobsup._control import DONE, Order, Report
 from jobsup._ledger import log
 from jobsup._monitor import Monitor
 from jobsup._platform import become_subreaper, name_process, obstacle
-from jobsup._spawn import Inheritance
+from jobsup._spawn import HANDLED, Inheritance
 
 
 def read_order(host: int) -> Order | None:
@@ -43,14 +42,18 @@ def let_go_of_host() -> None:
         os.close(null)
 
 
-def take_signals(*numbers: int) -> int:
-    """Have the signals wake a loop; the descriptor says which came."""
+def take_signals() -> None:
+    """Have those that a monitor handles wake its loop; in all its forks, too."""
+    for number in HANDLED:  # also undoes SIG_IGN, which would lose exit statuses
+        signal.signal(number, lambda *_: None)
+
+
+def wake_by_pipe() -> int:
+    """The descriptor that says which signals came to this very process."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in numbers:  # also undoes SIG_IGN, which would lose exit statuses
-        signal.signal(number, lambda *_: None)
     return reader
 
 
@@ -64,6 +67,7 @@ def main() -> NoReturn:
     """One job, in an interpreter of its own.  The caller has forked and left us to init."""
     verb, keep = sys.argv[2:4]
     inherited = Inheritance.take()
+    take_signals()
     name_process("jobsup-monitor")
     host = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     for fd in filter(None, keep.split(",")):
@@ -76,7 +80,13 @@ def main() -> NoReturn:
     if verb == "adopt":
         leave()
         take_over(order, host)
-    supervise(order, host, order.stdin_fd, inherited, is_subreaper=is_subreaper)
+    wakeup = wake_by_pipe()
+    job = begin(order, host, order.stdin_fd, inherited, is_subreaper=is_subreaper)
+    if job is None:
+        os._exit(1)
+    say_done(host)
+    leave()
+    run(job, wakeup)
 
 
 def leave() -> None:
@@ -85,37 +95,27 @@ def leave() -> None:
         os.chdir("/")
 
 
-def _nothing(_: bool) -> None:
-    pass
-
-
-def supervise(
-    order: Order,
-    host: int,
-    stdin: int | None,
-    inherited: Inheritance,
-    *,
-    is_subreaper: bool,
-    then: Callable[[bool], None] = _nothing,
-) -> NoReturn:
-    """From the order to the final record; *then* is told whether there is a job, after the host."""
-    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
+def begin(
+    order: Order, host: int, stdin: int | None, inherited: Inheritance, *, is_subreaper: bool
+) -> Supervised | None:
+    """Carry out a ``start`` order; None if it was refused, which the host has been told."""
     try:
-        job = bear(order, host, stdin, inherited, is_subreaper=is_subreaper)
+        return bear(order, host, stdin, inherited, is_subreaper=is_subreaper)
     except RefusedError as refused:
         _tell(host, refused.report)
-        then(False)
-        os._exit(1)
-    _tell(host, Report())
+        return None
+
+
+def say_done(host: int) -> None:
+    """Tell the host that the order was carried out."""
+    with suppress(OSError):  # it may be gone; the job does not need it
+        os.write(host, DONE)
     os.close(host)
-    then(True)
-    leave()
-    _run(job, wakeup)
 
 
 def take_over(order: Order, host: int) -> NoReturn:
     """From a job without a monitor to the final record."""
-    wakeup = take_signals(signal.SIGTERM, signal.SIGCHLD)
+    wakeup = wake_by_pipe()
     become_subreaper()
     try:
         if reason := obstacle():
@@ -127,12 +127,12 @@ def take_over(order: Order, host: int) -> NoReturn:
     except Exception as error:
         _tell(host, Report("monitor", order.root, None, f"{type(error).__name__}: {error}"))
         os._exit(1)
-    _tell(host, Report())
-    os.close(host)
-    _run(job, wakeup)
+    say_done(host)
+    run(job, wakeup)
 
 
-def _run(job: Supervised, wakeup: int) -> NoReturn:
+def run(job: Supervised, wakeup: int) -> NoReturn:
+    """Supervise the job to its final record."""
     try:
         Monitor(job, wakeup).run()
     except BaseException as error:

@@ -42,6 +42,7 @@ if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) an
         environ_of,
         moved_since,
         obstacle,
+        own_token,
         owner_of,
         processes,
     )
@@ -59,6 +60,7 @@ else:
         moved_since,
         name_process,
         obstacle,
+        own_token,
         owner_of,
         processes,
         punch_hole,
@@ -80,6 +82,7 @@ __all__ = [
     "moved_since",
     "name_process",
     "obstacle",
+    "own_token",
     "owner_of",
     "processes",
     "punch_hole",

@@ -123,6 +123,13 @@ def _exit_queue(pid: int) -> Any:
     return queue
 
 
+def own_token(pid: int) -> str:
+    """The start token of this process or of its unreaped child, whose number is theirs for sure."""
+    token = ProcessHandle(pid).token()
+    assert token is not None, f"process {pid} was reaped by somebody else"
+    return token
+
+
 class ProcessRow:
     """What the system's process table says of one process."""
 

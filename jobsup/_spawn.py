@@ -6,50 +6,48 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Final, NoReturn
-
-from jobsup._value import Value
+from typing import Final, NamedTuple, NoReturn
 
 _RAISED_LIMITS: Final = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 _MONITOR_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP)
 """The first two by Python's doing, the others by ours: a monitor has no terminal."""
-_MONITOR_HANDLES: Final = (signal.SIGTERM, signal.SIGCHLD)
+HANDLED: Final = (signal.SIGTERM, signal.SIGCHLD)
 UMASK: Final = 0o077
 
 
-class Inheritance(Value):
+class Inheritance(NamedTuple):
     """What the caller handed down and the monitor changes for itself."""
 
     ignored: tuple[int, ...]
+    defaults: tuple[int, ...]
+    """The signals that we ignore and the caller did not."""
     mask: tuple[int, ...]
     umask: int
     limits: tuple[tuple[int, tuple[int, int]], ...]
+    """Those that we raised."""
 
     @classmethod
     def take(cls) -> Inheritance:
         """Note it, and give this process what a monitor needs instead."""
-        inherited = cls(
-            # Python itself ignores these two; subprocess resets them too.
-            ignored=tuple(
-                number
-                for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}
-                if signal.getsignal(number) is signal.SIG_IGN
-            ),
-            mask=tuple(signal.pthread_sigmask(signal.SIG_SETMASK, [])),
-            umask=os.umask(UMASK),
-            limits=tuple((kind, resource.getrlimit(kind)) for kind in _RAISED_LIMITS),
+        # Python itself ignores two of them; subprocess resets them too.
+        ignored = tuple(
+            int(number)
+            for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}
+            if signal.getsignal(number) is signal.SIG_IGN
         )
+        mask = tuple(map(int, signal.pthread_sigmask(signal.SIG_SETMASK, [])))
+        limits = tuple(
+            (kind, (soft, hard))
+            for kind in _RAISED_LIMITS
+            for soft, hard in (resource.getrlimit(kind),)
+            if soft != hard
+        )
+        defaults = tuple(int(number) for number in _MONITOR_IGNORES if number not in ignored)
+        inherited = cls(ignored, defaults, mask, os.umask(UMASK), limits)
         inherited.put_off()
         for number in _MONITOR_IGNORES:
             signal.signal(number, signal.SIG_IGN)
         return inherited
-
-    @property
-    def defaults(self) -> list[int]:
-        """The signals to put at their default: we ignore them, the caller did not."""
-        return [number for number in _MONITOR_IGNORES if number not in self.ignored]
 
     def put_on(self) -> None:
         """Be as the caller was, for a moment in which nothing of ours is done."""
@@ -60,9 +58,11 @@ class Inheritance(Value):
     def put_off(self) -> None:
         """Be a monitor again."""
         os.umask(UMASK)
-        for kind, (_, hard) in self.limits:
-            with suppress(OSError, ValueError):  # macOS caps it below the hard limit
+        for kind, (soft, hard) in self.limits:
+            try:
                 resource.setrlimit(kind, (hard, hard))
+            except (OSError, ValueError):  # macOS caps it below the hard limit
+                resource.setrlimit(kind, (soft, hard))
 
 
 class SpawnFailedError(Exception):
@@ -74,11 +74,11 @@ class SpawnFailedError(Exception):
         self.number = number
 
 
-class Command(Value):
+class Command(NamedTuple):
     """All that its process needs; its working directory is ours."""
 
-    argv: list[str]
-    environment: Mapping[str, str]
+    argv: tuple[str, ...]
+    environment: dict[str, str]
     stdio: tuple[int, int, int]
 
 
@@ -147,9 +147,10 @@ def _execute(path: str, command: Command, inherited: Inheritance) -> int:
 
 def _can_be_spawned(command: Command, inherited: Inheritance) -> bool:
     # It cannot ignore what we handle, and takes no descriptor beyond the limit.
-    most = dict(inherited.limits)[resource.RLIMIT_NOFILE][0]
-    enough = most == resource.RLIM_INFINITY or max(command.stdio) < most
-    return enough and not set(_MONITOR_HANDLES) & set(inherited.ignored)
+    for kind, (soft, _) in inherited.limits:
+        if kind == resource.RLIMIT_NOFILE and max(command.stdio) >= soft:
+            return False
+    return not any(number in inherited.ignored for number in HANDLED)
 
 
 def _fork(path: str, command: Command, inherited: Inheritance) -> int:
@@ -174,7 +175,7 @@ def _become(path: str, command: Command, inherited: Inheritance, writer: int) ->
             os.dup2(fd, to)
         for number in inherited.defaults:
             signal.signal(number, signal.SIG_DFL)
-        for number in _MONITOR_HANDLES:
+        for number in HANDLED:
             if number in inherited.ignored:
                 signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, inherited.mask)

@@ -33,11 +33,10 @@ from jobsup import (
 from jobsup._identity import identify, is_alive, open_process, send_verified
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._launch import LAUNCHER
-from jobsup._model import now
+from jobsup._model import now, to_json
 from jobsup._platform import NAME, environ_of, processes
 from jobsup._strays import MARKER
 from jobsup._ulid import new_id
-from jobsup._value import as_dict
 
 TIMEOUT = 30.0
 """Seconds that only a failing test takes."""
@@ -289,7 +288,7 @@ def put(
         ended_at=ended_at or now(),
     )
     job.dir.write_record(record)
-    job.dir.write_spec(as_dict(JobSpec(["true"], name=name)))
+    job.dir.write_spec(to_json(JobSpec(["true"], name=name)))
     job.dir.lock.touch()
     job.dir.output.touch()
     return job

@@ -128,6 +128,7 @@ UNREACHED: Final = {
     "_linux._may_inspect: open": "root needs not ask",
     "_output.read_chunk: os.pread #2": "only when it is trimmed as it is read",
     "_prune.disk_bytes: Path.stat": "os.DirEntry's own, which cannot be wrapped",
+    "_spawn.Inheritance.put_off: resource.setrlimit #2": "only once the first has failed",
     "_strays.ChildTree.command_lives: os.wait4": "for a monitor that is no subreaper",
 }
 """Places that no scenario reaches for sure, with the reason."""

@@ -7,6 +7,7 @@ afterwards is in `aftermath`.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -349,6 +350,8 @@ def hampered(scene: Scene) -> None:
     script.write_text("#!/no/such/interpreter")
     script.chmod(0o700)
     scene.start_argv([str(script)])
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     mask = os.umask(0o777)
     job = scene.start('echo over >"$3"; exit 7')
     os.umask(mask)

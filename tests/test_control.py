@@ -29,6 +29,7 @@ from jobsup._control import (
     Report,
     Request,
     RequestReader,
+    Terms,
     answer,
     ask,
     open_control,
@@ -367,7 +368,7 @@ def test_host_with_sigpipe_at_its_default_survives_a_dead_reader(before: str, af
 
 def test_order_is_read_as_written() -> None:
     environment = {"CAF\udce9": "\udcff\n"}
-    order = Order("/store", "x", "start", {"argv": ["ls"]}, None, True, environment, 7)
+    order = Order("/store", "x", "start", ("ls",), environment, 7, terms=Terms(timeout=3.0))
     assert Order.from_bytes(order.to_bytes()) == order
 
 

@@ -13,7 +13,7 @@ from conftest import TIMEOUT, Gate, WatchedStore, eventually
 from jobsup import JobRecord, JobState, Outcome
 from jobsup._events import EventPage, append, has_event, read
 from jobsup._model import now
-from jobsup._value import as_dict, evolve
+from jobsup._value import evolve
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_empty_feed(feed: Path) -> None:
 
 def test_event_is_read_as_appended(feed: Path, record: JobRecord) -> None:
     at = now()
-    append(feed, as_dict(record), at)
-    append(feed, as_dict(_ended(record, 2)), at)
+    append(feed, record, at)
+    append(feed, _ended(record, 2), at)
     events, cursor = read(feed, 0, 10)
     assert [event.sequence for event in events] == [0, 2]
     last = events[-1]
@@ -50,7 +50,7 @@ def test_event_is_read_as_appended(feed: Path, record: JobRecord) -> None:
 
 def test_cursor_goes_on_where_it_was(feed: Path, record: JobRecord) -> None:
     for sequence in range(10):
-        append(feed, as_dict(evolve(record, sequence=sequence)), now())
+        append(feed, evolve(record, sequence=sequence), now())
     seen, cursor = [], 0
     while (page := read(feed, cursor, 3)).events:
         seen += [event.sequence for event in page.events]
@@ -59,13 +59,13 @@ def test_cursor_goes_on_where_it_was(feed: Path, record: JobRecord) -> None:
 
 
 def test_cursor_beyond_the_end_is_refused(feed: Path, record: JobRecord) -> None:
-    append(feed, as_dict(record), now())
+    append(feed, record, now())
     with pytest.raises(ValueError, match="beyond the end"):
         read(feed, feed.stat().st_size + 1, 10)
 
 
 def test_line_being_written_is_left_for_later(feed: Path, record: JobRecord) -> None:
-    append(feed, as_dict(record), now())
+    append(feed, record, now())
     whole = feed.read_bytes()
     feed.write_bytes(whole + whole[:20])
     events, cursor = read(feed, 0, 10)
@@ -73,10 +73,10 @@ def test_line_being_written_is_left_for_later(feed: Path, record: JobRecord) -> 
 
 
 def test_line_that_a_full_disk_cut_is_skipped(feed: Path, record: JobRecord) -> None:
-    append(feed, as_dict(record), now())
+    append(feed, record, now())
     line = feed.read_bytes()
     feed.write_bytes(line + line[:20])
-    append(feed, as_dict(_ended(record, 1)), now())
+    append(feed, _ended(record, 1), now())
     assert [event.sequence for event in read(feed, 0, 10).events] == [0, 1]
 
 
@@ -84,17 +84,17 @@ def test_line_that_a_full_disk_cut_is_skipped(feed: Path, record: JobRecord) -> 
     "junk", [b"\n", b"{}\n", b"\xff\xfe\n", b"[1]\n", b'{"job_id":7}\n', b"x" * 200_000 + b"\n"]
 )
 def test_damaged_line_is_skipped(feed: Path, record: JobRecord, junk: bytes) -> None:
-    append(feed, as_dict(record), now())
+    append(feed, record, now())
     with open(feed, "ab") as file:
         file.write(junk)
-    append(feed, as_dict(_ended(record, 1)), now())
+    append(feed, _ended(record, 1), now())
     events = read(feed, 0, 10).events
     assert [event.sequence for event in events if event.job_id == record.job_id] == [0, 1]
 
 
 def _append_many(path: Path, record: JobRecord, name: str) -> None:
     for sequence in range(100):
-        append(path, as_dict(evolve(record, job_id=name, sequence=sequence)), now())
+        append(path, evolve(record, job_id=name, sequence=sequence), now())
 
 
 def test_lines_of_many_monitors_do_not_mix(feed: Path, record: JobRecord) -> None:
@@ -114,20 +114,20 @@ def test_lines_of_many_monitors_do_not_mix(feed: Path, record: JobRecord) -> Non
 def test_whether_the_feed_tells_of_a_transition(feed: Path, record: JobRecord, others: int) -> None:
     ended = _ended(record, 2)
     assert not has_event(feed, ended)
-    append(feed, as_dict(record), now())
+    append(feed, record, now())
     line = feed.read_bytes()
     with open(feed, "ab") as file:  # several blocks of another job's
         file.write(line.replace(record.job_id.encode(), b"0" * 26) * others)
     assert has_event(feed, record)
     assert not has_event(feed, ended)
-    append(feed, as_dict(ended), now())
+    append(feed, ended, now())
     assert has_event(feed, ended)
 
 
 def test_feed_that_is_a_link_is_not_followed(feed: Path, record: JobRecord, tmp_path: Path) -> None:
     feed.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
-        append(feed, as_dict(record), now())
+        append(feed, record, now())
 
 
 # -- of real jobs ------------------------------------------------------------

@@ -15,7 +15,8 @@ from conftest import raising
 
 from jobsup import JobRecord, JobSpec, JobState, RecordError
 from jobsup._jobdir import JobDir, StoreDir
-from jobsup._value import as_dict, evolve
+from jobsup._model import to_json
+from jobsup._value import evolve
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 ONE, TWO = "01m8263e42xq9v480e3fqrptp5", "01m8263ekahh70v6b1ddawbpjn"
@@ -62,7 +63,7 @@ def test_spare_has_its_blocks(job_dir: JobDir) -> None:
 
 def test_spec_is_read_as_written(job_dir: JobDir) -> None:
     spec = JobSpec(["ls", "caf\udce9"], labels={"a": "b"})
-    job_dir.write_spec(as_dict(spec))
+    job_dir.write_spec(to_json(spec))
     assert job_dir.read_spec() == spec
 
 
