@@ -207,7 +207,8 @@ def adopt(order: Order) -> Supervised:
         # Before the host hears of it: who looks next would take us for a monitor.
         on_refusal.callback(os.close, lock)
         record = job_dir.read_record()
-        if record.state is JobState.ENDED:
+        record = job_dir.ahead_of(record) or record
+        if record.state is JobState.ENDED:  # ahead: whoever looks next publishes it
             raise OSError(errno.EALREADY, "the job has ended")
         spec = job_dir.read_spec()
         requests = RequestReader(*open_control(job_dir))

@@ -24,7 +24,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._model import plain
-from jobsup._spec import JobSpec, Lifetime, OnOutputLimit, Stdin
+from jobsup._spec import JobSpec, Leftovers, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
 from jobsup._value import Value, as_dict, evolve
 
@@ -258,6 +258,7 @@ class Terms(NamedTuple):
     kills_on_limit: bool = False
     separate_stderr: bool = False
     stdin_is_open: bool = False
+    leftovers: str = Leftovers.KILL.value
 
     @classmethod
     def of(cls, spec: JobSpec) -> Terms:
@@ -269,6 +270,7 @@ class Terms(NamedTuple):
             spec.on_output_limit is OnOutputLimit.KILL,
             spec.separate_stderr,
             spec.stdin is Stdin.FIFO,
+            spec.leftovers.value,
         )
 
 

@@ -18,8 +18,9 @@ from jobsup._spec import JobSpec
 from jobsup._ulid import is_id
 from jobsup.errors import JobNotFoundError, JobsupError, RecordError
 
-_SPARE_BYTES: Final = 16 * 1024
-"""Room for the final record: a full survivors list is below 8 KiB."""
+_SPARE_BYTES: Final = 4096
+_SPARE_BYTES_WITH_SURVIVORS: Final = 16 * 1024
+"""Room for the final record: a full list of survivors is below 8 KiB."""
 
 _DRAFT: Final = b"\n"
 _GIANT_BYTES: Final = 64 << 20
@@ -187,6 +188,13 @@ class JobDir(_Directory):
         finally:
             os.close(fd)
 
+    def size_of(self, name: str) -> int:
+        """Bytes of a file, 0 if there is none."""
+        try:
+            return os.stat(self.at(name)).st_size
+        except FileNotFoundError:
+            return 0
+
     # -- what is read --------------------------------------------------------
 
     def read_spec(self) -> JobSpec:
@@ -240,21 +248,30 @@ class JobDir(_Directory):
         os.pwrite(fd, b" " * len(_DRAFT), 0)
         return fd
 
-    def reserve_spare(self) -> None:
+    def reserve_spare(self, *, for_survivors: bool = False) -> None:
         """Allocate the final record's blocks now, so that a disk that fills up cannot refuse it."""
         fd = os.open(self.at("meta.spare"), _CREATE | os.O_WRONLY, FILE_MODE)
         try:
-            reserve(fd, _SPARE_BYTES)
+            reserve(fd, _SPARE_BYTES_WITH_SURVIVORS if for_survivors else _SPARE_BYTES)
+        finally:
+            os.close(fd)
+
+    def write_ahead(self, record: JobRecord) -> None:
+        """Keep what the next record will say where it has room already, and `ahead_of` finds it."""
+        fd = self._open_spare()
+        try:
+            os.pwrite(fd, to_json(record), 0)
         finally:
             os.close(fd)
 
     def write_final_record(self, record: JobRecord) -> None:
-        """Replace the record for good: on a full disk too, and past a power cut."""
+        """Replace the record for good: on a full disk too, and past a power cut.
+
+        The data is on the disk before the rename. If the power goes before
+        that is, too, `ahead_of` finds it.
+        """
         data = to_json(record)
-        with suppress(OSError):
-            if not stat.S_ISREG(os.lstat(self.at("meta.spare")).st_mode):  # somebody planted it
-                os.unlink(self.at("meta.spare"))
-        fd = os.open(self.at("meta.spare"), _CREATE | os.O_WRONLY, FILE_MODE)
+        fd = self._open_spare()
         try:
             written = 0
             while written < len(data):
@@ -264,11 +281,24 @@ class JobDir(_Directory):
         finally:
             os.close(fd)
         os.replace(self.at("meta.spare"), self.at("meta.json"))
-        directory = os.open(self.text, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _open_spare(self) -> int:
+        spare = self.at("meta.spare")
+        with suppress(OSError):
+            if not stat.S_ISREG(os.lstat(spare).st_mode):  # somebody planted it
+                os.unlink(spare)
+        return os.open(spare, _CREATE | os.O_WRONLY, FILE_MODE)
+
+    def ahead_of(self, record: JobRecord) -> JobRecord | None:
+        """The record after *record*, if its writer was killed before it could publish it."""
+        spare = self.at("meta.spare")
         try:
-            os.fsync(directory)  # the rename itself.  fsync(2)
-        finally:
-            os.close(directory)
+            # What was not written yet is zeros.
+            ahead = from_json(JobRecord, _read(spare).rstrip(b"\0"), spare)
+        except (FileNotFoundError, RecordError):
+            return None
+        fits = ahead.job_id == record.job_id and ahead.sequence > record.sequence
+        return ahead if fits else None
 
 
 def _flock(fd: int, kind: int) -> bool:

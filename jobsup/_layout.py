@@ -12,6 +12,7 @@ from typing import Final
 
 from jobsup._control import Order
 from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
+from jobsup._spec import Leftovers
 
 _NAMES: Final = (
     *("lock", "control", "stdin", "output", "stderr"),
@@ -37,7 +38,7 @@ def lay_out(order: Order) -> None:
             os.mkfifo(unborn.at("stdin"), FILE_MODE)
         unborn.write_spec(order.spec)
         unborn.write_draft(order.record)
-        unborn.reserve_spare()
+        unborn.reserve_spare(for_survivors=order.terms.leftovers == Leftovers.LEAVE.value)
         if masked:
             for entry in os.scandir(unborn.text):
                 os.chmod(entry.path, FILE_MODE)

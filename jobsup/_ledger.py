@@ -12,7 +12,7 @@ from typing import Final
 
 from jobsup import _events
 from jobsup._jobdir import FILE_MODE, JobDir
-from jobsup._lifecycle import ENDED, Event, advance
+from jobsup._lifecycle import ENDED, CommandExited, Event, TreeEmptied, advance
 from jobsup._model import JobRecord, Survivor, now
 from jobsup._outputcap import OutputCap
 from jobsup._value import evolve
@@ -25,6 +25,10 @@ _FINAL_SECONDS: Final = 60.0
 """How long the final record is tried on a disk that refuses it."""
 
 
+_ORDINARY: Final = (CommandExited, TreeEmptied)
+"""What the record tells all of, unless it was we who brought it about."""
+
+
 class Ledger:
     """A job's record, in memory ahead of the disk where the disk refuses it."""
 
@@ -34,6 +38,7 @@ class Ledger:
         self._first = first
         self._job_dir = job_dir
         self._caps = caps
+        self._untold = b""
         self.has_ended = False
 
     @cached_property
@@ -41,14 +46,38 @@ class Ledger:
         """Where the job stands: at first as it was handed to us, read when it is asked for."""
         return self._first()
 
+    def note(self, event: Event) -> None:
+        """Advance the record where only an adopter sees it, until `apply` or `publish`.
+
+        For what is to be known before it is acted on, and may be followed by the
+        final record at once.
+        """
+        self._advance(event)
+        try:
+            self._job_dir.write_ahead(self.record)
+        except OSError:
+            self.publish()
+
     def apply(self, event: Event) -> None:
         """Advance the record, write it, and tell the feed; the last one is written for good."""
+        self._advance(event)
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the record and tell the feed, unless that was done."""
+        if not self._untold:
+            return
+        self._save()
+        lines, self._untold = self._untold, b""
+        with suppress(OSError):  # the feed may lose a line to a full disk
+            _events.append_line(self._job_dir.store.at("events"), lines)
+
+    def _advance(self, event: Event) -> None:
         self.record = advance(self.record, event)
         self.has_ended = self.record.state is ENDED
-        log(self._job_dir, f"{type(event).__name__}: {self.record.state.value}")
-        self._save()
-        with suppress(OSError):  # the feed may lose a line to a full disk
-            _events.append(self._job_dir.store.at("events"), self.record, now())
+        self._untold += _events.line_of(self.record, now())
+        if self.record.stop_cause or not isinstance(event, _ORDINARY):
+            log(self._job_dir, f"{type(event).__name__}: {self.record.state.value}")
 
     def name(self, survivors: tuple[Survivor, ...]) -> None:
         """Say who lives on: could not be killed so far, or is waited for.
@@ -76,10 +105,9 @@ class Ledger:
             for cap in self._caps:
                 cap.trim()
             refusals = sorted({cap.refusal for cap in self._caps if cap.refusal})
-            files = (self._job_dir.output, self._job_dir.stderr)
             self.record = evolve(
                 self.record,
-                output_bytes=sum(os.stat(file).st_size for file in files if file.exists()),
+                output_bytes=sum(map(self._job_dir.size_of, ("output", "stderr"))),
                 output_lost_bytes=sum(cap.lost_bytes for cap in self._caps),
                 note="; ".join(refusals) or self.record.note,
             )
@@ -102,7 +130,7 @@ class Ledger:
 def log(job_dir: JobDir, text: str) -> None:
     """Say why, for people; bounded, and never in the way."""
     with suppress(OSError):
-        fd = os.open(job_dir.log, _APPEND, FILE_MODE)
+        fd = os.open(job_dir.at("monitor.log"), _APPEND, FILE_MODE)
         try:
             if os.fstat(fd).st_size < _LOG_BYTES:
                 os.write(fd, f"{now().isoformat()} {text}\n".encode())

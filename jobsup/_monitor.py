@@ -159,10 +159,11 @@ class Monitor:
         exit = None if self._exited else self._tree.peek()
         if exit:
             self._exited = True
-            self._ledger.apply(self._end_of_command(exit))
+            self._ledger.note(self._end_of_command(exit))  # before it is reaped
         if self._tree.collect():
             self._end()
             return
+        self._ledger.publish()
         if self._exited:
             self._sweep()
         if (pause := self._tree.look_seconds()) is not None:
@@ -170,7 +171,7 @@ class Monitor:
 
     def _end_of_command(self, exit: Exit) -> Event:
         stopped = self._ledger.record.stop_cause is not None
-        if stopped or self._job.spec.leftovers is not Leftovers.WAIT:
+        if stopped or self._job.terms.leftovers != Leftovers.WAIT.value:
             return CommandExited(exit.exit_code, exit.signal)
         living: tuple[Survivor, ...] = ()
         with suppress(OSError):  # the sweep names them then; the status is told but once

@@ -80,8 +80,17 @@ class Value:
 
 
 def evolve(value: _V, **changes: Any) -> _V:
-    """A copy of *value* with some fields changed."""
-    return type(value)(**{**value.__dict__, **changes})
+    """A copy of *value* with some fields changed, of which alone the values are converted again."""
+    unknown = changes.keys() - value.__dict__.keys()
+    if unknown:
+        raise TypeError(f"{type(value).__name__} has no field for {sorted(unknown)}")
+    copy = object.__new__(type(value))
+    copy.__dict__.update(value.__dict__)
+    for name, change in changes.items():
+        convert = value.convert.get(name)
+        copy.__dict__[name] = convert(change) if convert else change
+    copy._check()
+    return copy
 
 
 def fields_of(cls: type[Value]) -> tuple[str, ...]:

@@ -46,7 +46,6 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "os.posix_fallocate": (*_KILL, "ENOSPC", "EIO", "EOPNOTSUPP"),
     "os.ftruncate": (*_KILL, "EIO", "EROFS"),
     "os.fdatasync": (*_KILL, "EIO", "ENOSPC"),
-    "os.fsync": (*_KILL, "EIO", "ENOSPC"),
     "os.chdir": (*_KILL, "EACCES", "EIO", "ENOMEM"),
     "os.fchdir": (*_KILL, "EACCES", "EIO"),
     "os.pipe": (*_KILL, "EMFILE", "ENFILE"),
@@ -119,7 +118,7 @@ OTHER_MODULES: Final = {
 UNREACHED: Final = {
     "_control.open_for_write: os.close": "somebody put a file in the FIFO's place",
     "_hostend.HostEnd.close: os.pidfd_open": "when an interpreter ends; these are killed",
-    "_jobdir.JobDir.write_final_record: os.unlink": "somebody put something else there",
+    "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir._read: os.read #2": "only if the first read is cut short",
     "_launcher._Launcher._be_spare: os.write": "it may not enter; test_launcher has such a host",

@@ -58,7 +58,58 @@ def test_final_record_needs_no_spare(job_dir: JobDir, record: JobRecord) -> None
 def test_spare_has_its_blocks(job_dir: JobDir) -> None:
     job_dir.reserve_spare()
     status = job_dir.spare.stat()
+    assert status.st_blocks * 512 >= status.st_size >= 4096
+    job_dir.reserve_spare(for_survivors=True)
+    status = job_dir.spare.stat()
     assert status.st_blocks * 512 >= status.st_size >= 16 * 1024
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+def test_record_ahead_is_found_by_who_holds_the_one_before(
+    job_dir: JobDir, record: JobRecord, reserved: bool
+) -> None:
+    job_dir.write_record(record)
+    if reserved:
+        job_dir.reserve_spare()
+    assert job_dir.ahead_of(record) is None
+    ahead = evolve(record, exit_code=7, sequence=record.sequence + 1)
+    job_dir.write_ahead(ahead)
+    assert job_dir.read_record() == record
+    assert job_dir.ahead_of(record) == ahead
+    assert job_dir.ahead_of(ahead) is None
+    ended = evolve(ahead, state=JobState.ENDED, sequence=ahead.sequence + 1)
+    job_dir.write_final_record(ended)
+    assert job_dir.read_record() == ended
+    assert job_dir.ahead_of(record) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0" * 4096, b"{", b'{"format":1}\n', b"garbage\n", "other"]
+)
+def test_damaged_record_ahead_is_none(
+    job_dir: JobDir, record: JobRecord, damage: bytes | str
+) -> None:
+    if isinstance(damage, str):
+        job_dir.write_ahead(evolve(record, job_id="0" * 26, sequence=9))
+    else:
+        job_dir.spare.write_bytes(damage)
+    assert job_dir.ahead_of(record) is None
+
+
+def test_final_record_that_the_power_cut_off_from_its_name(
+    job_dir: JobDir, record: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_dir.write_record(record)
+    job_dir.reserve_spare()
+    ended = evolve(record, state=JobState.ENDED, sequence=record.sequence + 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", raising(NO_SPACE))
+        with pytest.raises(OSError, match="No space left"):
+            job_dir.write_final_record(ended)
+    ahead = job_dir.ahead_of(job_dir.read_record())
+    assert ahead == ended
+    job_dir.write_final_record(ahead)
+    assert job_dir.read_record() == ended
 
 
 def test_spec_is_read_as_written(job_dir: JobDir) -> None:
