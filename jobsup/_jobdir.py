@@ -68,13 +68,20 @@ class StoreDir(_Directory):
             OSError: It cannot be written.
             PermissionError: It is another user's.
         """
+        try:
+            os.stat(self.at("jobs"))
+            owner = os.stat(self.at("active")).st_uid
+        except FileNotFoundError:
+            self._make()
+            owner = os.stat(self.text).st_uid
+        if owner != os.geteuid():
+            raise PermissionError(errno.EPERM, f"it belongs to user {owner}", self.text)
+
+    def _make(self) -> None:
         for path in (self.root, self.jobs, self.active):
             if not path.is_dir():
                 path.mkdir(parents=path == self.root, exist_ok=True)
                 path.chmod(DIR_MODE)  # whatever the umask takes away
-        owner = os.stat(self.root).st_uid
-        if owner != os.geteuid():
-            raise PermissionError(errno.EPERM, f"it belongs to user {owner}", str(self.root))
 
     def job(self, job_id: str) -> JobDir:
         return JobDir(self.at(f"jobs/{job_id}"))
