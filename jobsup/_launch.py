@@ -28,13 +28,16 @@ _MAX_LAUNCHERS: Final = 4
 """Of one process, whose threads may have different surroundings."""
 
 # The package is put in place by hand: its __init__ is the host side, which
-# would load psutil, filelock and more into every monitor.
+# would load psutil, filelock and more into every monitor. What our modules need
+# of Python's comes first, so that ours lie together: a page of memory that one
+# of them writes to is a page of every job's.
 _BOOT: Final = """
 import os, sys
 if os.fork():
     os._exit(0)
 entry, _, _, *paths = sys.argv[1:]
 sys.path += paths
+import contextlib, ctypes, datetime, fcntl, gc, json, math, pathlib, resource, select, socket
 package = type(sys)("jobsup")
 package.__path__ = [paths[0] + "/jobsup"]
 sys.modules["jobsup"] = package
