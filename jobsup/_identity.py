@@ -74,22 +74,70 @@ def send_to_group_of(child: int, signum: int) -> int | None:
     return group
 
 
-def identify_child(pid: int, parent: ProcessIdentity) -> ProcessIdentity | None:
-    """The identity of *pid* if it is a living child of *parent*, None otherwise.
+class Member:
+    """A process that was seen below us: held by its handle or, after `let_go`, known by its token.
 
-    A process once found below us stays below us, because we are a subreaper;
-    so it may be signalled later, through its identity, wherever it has moved.
+    Once found below us it stays below us, because we are a subreaper; so it
+    may be signalled later, wherever it has moved.
     """
-    row = ProcessRow.read(pid)
-    if row is None or row.is_zombie or row.parent != parent.pid:
-        return None  # at the price of one look: a fork storm leaves zombies by the thousand
-    identity = identify(pid)
-    row = ProcessRow.read(pid)
-    if identity is None or row is None or row.parent != parent.pid:
+
+    __slots__ = ("_handle", "_identity", "pid")
+
+    def __init__(self, handle: ProcessHandle) -> None:
+        self.pid = handle.pid
+        self._handle: ProcessHandle | None = handle
+        self._identity: ProcessIdentity | None = None
+
+    def identity(self) -> ProcessIdentity | None:
+        """None if it was reaped."""
+        token = self._handle.token() if self._handle else None
+        return ProcessIdentity(self.pid, token) if token else self._identity
+
+    def let_go(self) -> None:
+        """Give the descriptor back: a process may have fewer of them than its tree has members."""
+        self._identity = self.identity()
+        self.close()
+
+    def close(self) -> None:
+        if self._handle:
+            self._handle.close()
+            self._handle = None
+
+    def is_still(self) -> bool:
+        """Whether the number is the process's own yet: it lives, or nobody has reaped it."""
+        if self._handle:
+            return not self._handle.reaped()
+        return self._identity is not None and is_still(self._identity)
+
+    def send(self, signum: int) -> None:
+        """Signal exactly this process, if it is still there and the kernel lets us."""
+        if self._handle:
+            with suppress(OSError):
+                self._handle.send(signum)
+        elif self._identity:
+            send_verified(self._identity, signum)
+
+
+def hold_child(pid: int, parent: int) -> Member | None:
+    """*pid*, if it is a living child of whoever has the number *parent*, None otherwise.
+
+    Who that is, the caller asks afterwards, once for all children of a parent:
+    if it still has its number then, it had it when this row was read.
+    """
+    try:
+        handle = ProcessHandle(pid)
+    except ProcessLookupError:
         return None
-    # The parent's number was its own when the row was read, and the row's
-    # process is the identified one: both still answer to their tokens.
-    return identity if is_still(parent) and is_still(identity) else None
+    try:
+        row = ProcessRow.read(pid)
+        # Held before the row was read, and not reaped after: the row is its own.
+        if row and row.parent == parent and not row.is_zombie and not handle.reaped():
+            return Member(handle)
+    except BaseException:
+        handle.close()
+        raise
+    handle.close()
+    return None
 
 
 def send_verified(identity: ProcessIdentity, signum: int) -> int | None:

@@ -20,6 +20,10 @@ _PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
 
+_READ_BYTES = 1 << 14
+_ROW_BYTES = 4096
+"""More than a row has: 52 numbers, and a command of at most 64 bytes."""
+
 WALL = 0x40000000
 """__WALL of waitpid(2): children of every clone(2) flavour."""
 
@@ -84,12 +88,13 @@ class ProcessHandle:
         row = ProcessRow.read(self.pid)
         # Read after the pidfd was opened: if our process was reaped before the
         # read, the row may be a successor's, but then so is the exit here.
-        if row is None or self._reaped():
+        if row is None or self.reaped():
             return None
         started = row.start_ticks - _shift_ticks()
         return f"{_domain()}:{started}:{os.fstat(self._fd).st_ino}"
 
-    def _reaped(self) -> bool:
+    def reaped(self) -> bool:
+        """Whether the number is free again; while it is not, it is this process's own."""
         try:
             signal.pidfd_send_signal(self._fd, 0)
         except ProcessLookupError:
@@ -127,7 +132,7 @@ class ProcessHandle:
         While it is a zombie, field 52 of proc_pid_stat(5) has it.
         """
         row = ProcessRow.read(self.pid)
-        if row is not None and row.state == "Z" and not self._reaped():
+        if row is not None and row.state == "Z" and not self.reaped():
             return row.exit_status if _may_inspect(self.pid) else None
         info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
         try:
@@ -175,51 +180,70 @@ def _may_inspect(pid: int) -> bool:
 
 
 class ProcessRow:
-    """What proc_pid_stat(5) says of one process."""
+    """What proc_pid_stat(5) says of one process; what is asked for is parsed."""
 
-    __slots__ = (
-        "command",
-        "exit_status",
-        "group",
-        "parent",
-        "pid",
-        "session",
-        "start_ticks",
-        "state",
-        "threads",
-    )
+    __slots__ = ("_fields", "_head", "pid")
 
-    def __init__(self, pid: int, text: str) -> None:
+    def __init__(self, pid: int, line: bytes) -> None:
         # The command may hold any character, so look for the last bracket.
-        head, _, tail = text.rpartition(")")
-        fields = tail.split()
+        self._head, _, tail = line.rpartition(b")")
+        self._fields = tail.split()
         self.pid = pid
-        self.command = head.partition("(")[2]
-        self.state = fields[0]
-        self.parent = int(fields[1])
-        self.group = int(fields[2])
-        self.session = int(fields[3])
-        self.threads = int(fields[17])
-        self.start_ticks = int(fields[19])
-        self.exit_status = int(fields[49])
 
     @classmethod
     def read(cls, pid: int) -> ProcessRow | None:
+        # Not open(): its buffers take longer than the kernel.
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                return cls(pid, file.read().decode("utf-8", "replace"))
+            fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             return None
+        try:
+            line = os.read(fd, _ROW_BYTES)
+        except ProcessLookupError:
+            return None
+        finally:
+            os.close(fd)
+        return cls(pid, line)
 
     @classmethod
     def group_of(cls, pid: int) -> int | None:
-        row = cls.read(pid)
-        return row.group if row else None
+        try:
+            return os.getpgid(pid)
+        except OSError:
+            return None
+
+    @property
+    def command(self) -> str:
+        return self._head.partition(b"(")[2].decode("utf-8", "replace")
+
+    @property
+    def state(self) -> str:
+        return self._fields[0].decode()
+
+    @property
+    def parent(self) -> int:
+        return int(self._fields[1])
+
+    @property
+    def group(self) -> int:
+        return int(self._fields[2])
+
+    @property
+    def session(self) -> int:
+        return int(self._fields[3])
+
+    @property
+    def start_ticks(self) -> int:
+        return int(self._fields[19])
+
+    @property
+    def exit_status(self) -> int:
+        return int(self._fields[49])
 
     @property
     def is_zombie(self) -> bool:
         """Whether all of it is over: a leader may have ended before its other threads."""
-        return self.state in "ZX" and self.threads <= 1
+        return self._fields[0] in b"ZX" and int(self._fields[17]) <= 1
 
 
 def processes() -> Iterator[ProcessRow]:
@@ -262,10 +286,18 @@ def _threads_of(pid: int) -> list[str]:
 def _read(path: str) -> bytes:
     """What a file of a process says; nothing if it is gone, or none of ours."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    parts = []
+    try:
+        while part := os.read(fd, _READ_BYTES):
+            parts.append(part)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 def owner_of(pid: int) -> int:

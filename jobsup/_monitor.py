@@ -301,9 +301,8 @@ class Monitor:
         self._deadlines[self._climb] = self._ladder.next_at
 
     def _ask(self, signum: int, _: float) -> None:
-        self._tree.send(signum)
         # A stopped process acts on no signal but SIGKILL.  signal(7)
-        self._tree.send(signal.SIGCONT)
+        self._tree.send(signum, signal.SIGCONT)
 
     def _force(self, now: float) -> None:
         assert self._forcing_since is not None

@@ -76,6 +76,9 @@ class ProcessHandle:
             return None
         return f"portable:{created!r}" if self._process.is_running() else None
 
+    def reaped(self) -> bool:
+        return not self._process.is_running()
+
     def fileno(self) -> int | None:
         """None where nothing turns readable: the caller looks now and then."""
         return self._kqueue.fileno() if self._kqueue else None

@@ -92,17 +92,23 @@ class StrayTree:
             time.sleep(_QUIET_SECONDS)
         return True
 
-    def send(self, signum: int) -> None:
+    def send(self, *signums: int) -> None:
         self._hurried = True
         members = self.members()
-        group = None
         # The command's group at once, or a shell may see its child die of the
         # signal and go on before its own comes.
-        if self._command and self.command_lives():
-            group = self._command.pid if send_to_group_through(self._command, signum) else None
+        groups = [self._send_to_group(signum) for signum in signums]
         for identity in members:
-            if ProcessRow.group_of(identity.pid) != group:
-                send_verified(identity, signum)
+            own = ProcessRow.group_of(identity.pid)
+            for signum, group in zip(signums, groups, strict=True):
+                if own != group:
+                    send_verified(identity, signum)
+
+    def _send_to_group(self, signum: int) -> int | None:
+        """The command's group, if all of it was signalled."""
+        if self._command and self.command_lives():
+            return self._command.pid if send_to_group_through(self._command, signum) else None
+        return None
 
     def pause(self) -> None:
         for _ in range(QUIET_PASSES):  # whoever was forked while we looked

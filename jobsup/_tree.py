@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from jobsup._identity import (
-    identify_child,
-    identify_self,
+    Member,
+    hold_child,
     send_to_child,
     send_to_group_of,
-    send_verified,
 )
 from jobsup._model import Survivor, Usage
 from jobsup._platform import WALL, ProcessHandle, ProcessRow, children_of, owner_of
@@ -29,6 +29,8 @@ REAP_LIMIT: Final = 512
 MAX_SURVIVORS: Final = 20
 _PAUSE_PASSES: Final = 20
 _LOOK_SECONDS: Final = 0.1
+_SPARE_DESCRIPTORS: Final = 64
+"""Of those this process may have, kept for all but holding members of a tree."""
 
 
 class Exit(Value):
@@ -57,8 +59,8 @@ class Tree(Protocol):
     def collect(self) -> bool:
         """Reap what is dead, a bounded number; True when nothing is left."""
 
-    def send(self, signum: int) -> None:
-        """One signal to every process, once."""
+    def send(self, *signums: int) -> None:
+        """Each of the signals in turn to every process, once: one look serves for all."""
 
     def pause(self) -> None:
         """SIGSTOP to every process, until none is found that was not sent one."""
@@ -142,25 +144,33 @@ class OwnTree:
     def usage(self) -> Usage | None:
         return Usage(round(self._cpu_seconds, 6), self._peak_rss_bytes)
 
-    def send(self, signum: int) -> None:
+    def send(self, *signums: int) -> None:
         # Look first, signal second: who dies of the first signal takes the
         # way to its children along.
-        others = self._descendants()
-        group = None if self._reaped else send_to_group_of(self._command, signum)
-        for identity in others:
-            if ProcessRow.group_of(identity.pid) != group:
-                send_verified(identity, signum)
+        with self._found() as found:
+            group = None
+            for signum in signums:
+                group = None if self._reaped else send_to_group_of(self._command, signum)
+            for member in found.values():
+                # Asked after the group was signalled, not as we looked: who
+                # leaves it in between is not missed. Of a dead one's number
+                # it may tell another's group, but we signal through a handle.
+                if ProcessRow.group_of(member.pid) != group:
+                    for signum in signums:
+                        member.send(signum)
 
     def pause(self) -> None:
-        stopped: set[ProcessIdentity] = set()
-        for _ in range(_PAUSE_PASSES):
-            # A process forked while we looked was not stopped: look again.
-            found = set(self._descendants()) - stopped
-            if not found:
-                return
-            for identity in found:
-                send_verified(identity, signal.SIGSTOP)
-            stopped |= found
+        stopped: set[Member] = set()
+        with self._found() as found:
+            for _ in range(_PAUSE_PASSES):
+                fresh = set(found.values()) - stopped
+                if not fresh:
+                    return
+                for member in fresh:
+                    member.send(signal.SIGSTOP)
+                stopped |= fresh
+                # A process forked while we looked was not stopped: look again.
+                self._walk(found, whole=True)
 
     def force(self) -> None:
         groups: set[int | None] = set()
@@ -170,32 +180,72 @@ class OwnTree:
             send_to_child(child, signal.SIGKILL)
 
     def survivors(self) -> tuple[Survivor, ...]:
-        return name_survivors(self._descendants())
+        with self._found() as found:
+            identities = (member.identity() for member in found.values())
+            return name_survivors(each for each in identities if each)
 
-    def _descendants(self) -> list[ProcessIdentity]:
-        """Every process verified to be below us, top down.
+    @contextmanager
+    def _found(self) -> Iterator[dict[int, Member]]:
+        """Every process verified to be below us by its number, top down, until they are let go.
 
         What loses its parent while we look moves up to us, so we look at our
         own children again, until they are all known. A tree that grows faster
         than we look is left at what was found: force does not need this.
         """
-        found: dict[ProcessIdentity, None] = {}
-        me = identify_self()
+        found: dict[int, Member] = {}
         deadline = time.monotonic() + _LOOK_SECONDS
-        while time.monotonic() < deadline:
-            self._reap(spare_command=not self._reaped)  # or a fork storm drowns us in zombies
-            known = len(found)
-            pending = [me]
-            while pending:
-                parent = pending.pop()
-                for pid in children_of(parent.pid):
-                    identity = identify_child(pid, parent)
-                    if identity and identity not in found:
-                        found[identity] = None
-                        pending.append(identity)
-            if len(found) == known:
-                break
-        return list(found)
+        try:
+            while time.monotonic() < deadline:
+                # Or a fork storm drowns us in zombies.
+                self._reap(spare_command=not self._reaped)
+                if not self._walk(found):
+                    break
+            yield found
+        finally:
+            _close(found.values())
+
+    def _walk(self, found: dict[int, Member], *, whole: bool = False) -> bool:
+        """Add whom it does not hold yet; whether there was anybody.
+
+        The children of those it holds are looked at only in a *whole* walk.
+        """
+        grew = False
+        most = os.sysconf("SC_OPEN_MAX") - _SPARE_DESCRIPTORS
+        pending: list[Member | None] = [None]
+        while pending:
+            parent = pending.pop()
+            number = parent.pid if parent else os.getpid()
+            fresh: list[Member] = []
+            try:
+                for pid in children_of(number):
+                    known = found.get(pid)
+                    if known and known.is_still():
+                        pending += [known] if whole else []
+                    elif member := hold_child(pid, number):
+                        fresh.append(member)
+                        if len(found) + len(fresh) > most:
+                            member.let_go()
+                # One answer for all its children: it has not been reaped, so
+                # all this while its number, which their rows name, was its own.
+                is_own = parent is None or parent.is_still()
+            except BaseException:
+                _close(fresh)
+                raise
+            if not is_own:
+                _close(fresh)
+                continue
+            for member in fresh:
+                if before := found.pop(member.pid, None):
+                    before.close()
+                found[member.pid] = member
+            grew |= bool(fresh)
+            pending += fresh
+        return grew
+
+
+def _close(members: Iterable[Member]) -> None:
+    for member in members:
+        member.close()
 
 
 def name_survivors(processes: Iterable[ProcessIdentity]) -> tuple[Survivor, ...]:
@@ -204,10 +254,12 @@ def name_survivors(processes: Iterable[ProcessIdentity]) -> tuple[Survivor, ...]
     for identity in processes:
         pid = identity.pid
         row = ProcessRow.read(pid)
-        if row is None or row.is_zombie or len(named) == MAX_SURVIVORS:
+        if row is None or row.is_zombie:
             continue
         refusal = _refusal(pid)
         named.append(Survivor(pid, row.command, owner_of(pid), row.state, refusal, identity.token))
+        if len(named) == MAX_SURVIVORS:
+            break
     return tuple(named)
 
 

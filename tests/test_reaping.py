@@ -48,3 +48,54 @@ def test_command_that_dies_as_another_is_reaped_keeps_its_status(act: str) -> No
     argv = [sys.executable, "-c", PROGRAM, act]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("Exit(exit_code=None, signal=9)\n", "")
+
+
+MANY = """
+import os, resource, signal
+from jobsup._platform import become_subreaper
+from jobsup._tree import OwnTree
+
+signal.alarm(60)
+resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+assert become_subreaper()
+read, write = os.pipe()
+
+def sleeper(own_group):
+    if os.fork() == 0:
+        signal.alarm(60)
+        if own_group:
+            os.setsid()
+        os.write(write, b"!")
+        while True:
+            signal.pause()
+
+command = os.fork()
+if command == 0:
+    signal.alarm(60)
+    os.setsid()
+    for number in range(100):
+        sleeper(own_group=number % 2)
+    while True:
+        signal.pause()
+heard = 0
+while heard < 100:
+    heard += len(os.read(read, 100))
+before = os.listdir("/proc/self/fd")
+tree = OwnTree(command)
+tree.pause()
+print(len(tree.survivors()))
+tree.send(signal.SIGTERM, signal.SIGCONT)
+ended = 0
+while True:
+    try:
+        ended += os.WTERMSIG(os.wait()[1]) == signal.SIGTERM
+    except ChildProcessError:
+        break
+print(ended, os.listdir("/proc/self/fd") == before)
+"""
+
+
+def test_tree_of_more_processes_than_descriptors_is_signalled_whole() -> None:
+    argv = [sys.executable, "-c", MANY]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("20\n101 True\n", "")
