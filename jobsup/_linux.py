@@ -28,6 +28,19 @@ WALL = 0x40000000
 """__WALL of waitpid(2): children of every clone(2) flavour."""
 
 
+def tell_of_writes(directory: int) -> bool:
+    """Have the kernel send SIGIO, once, when a file of an open directory is next written to.
+
+    False where it does not: CONFIG_DNOTIFY, /proc/sys/fs/dir-notify-enable.
+    write(2) and truncate(2) tell, and a memory mapping does not.  fcntl(2), F_NOTIFY
+    """
+    try:
+        fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_MODIFY)
+    except OSError:
+        return False
+    return True
+
+
 def obstacle() -> str | None:
     """Why processes cannot be told apart here; None where they can."""
     # Numbers read from another namespace's /proc, used in ours, name others.

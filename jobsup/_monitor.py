@@ -33,7 +33,7 @@ from jobsup._lifecycle import (
     TreeReleased,
 )
 from jobsup._model import StopCause, Survivor, now
-from jobsup._outputcap import OutputCap
+from jobsup._outputcap import Caps, OutputCap
 from jobsup._platform import ProcessHandle, age_of
 from jobsup._spec import Leftovers
 from jobsup._stopplan import ProcessIdentity, StopPlan, signal_name
@@ -56,6 +56,7 @@ class Monitor:
         self._job = job
         self._job_dir = job.job_dir
         self._caps: list[OutputCap] = []
+        self._cap_timer: Caps | None = None
         self._ledger = Ledger(job.job_dir, lambda: job.record, self._caps)
         self._tree = job.tree
         self._stdin_writer = job.stdin_writer
@@ -89,7 +90,8 @@ class Monitor:
         share = terms.output_limit // len(files)
         with suppress(FileNotFoundError):  # deleted before an adopter came: nothing to limit
             self._caps += [OutputCap(self._job_dir.at(file), share, now) for file in files]
-            self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
+            self._cap_timer = Caps(self._job_dir.text, self._caps)
+            self._deadlines[self._on_cap] = self._cap_timer.next_at
 
     def _arm(self, _: float) -> None:
         terms = self._job.terms
@@ -197,7 +199,11 @@ class Monitor:
     # -- what happens --------------------------------------------------------
 
     def _on_signals(self, wakeup: int, _: float) -> None:
-        if signal.SIGTERM in os.read(wakeup, 4096):
+        came = os.read(wakeup, 4096)
+        if signal.SIGIO in came and self._cap_timer:
+            self._cap_timer.hurry(time.monotonic())
+            self._deadlines[self._on_cap] = self._cap_timer.next_at
+        if signal.SIGTERM in came:
             self._stop(StopCause.CANCEL)
         elif self._forcing_since is not None:
             self._tree.force()  # who died handed its children up to us: a deep tree goes so
@@ -257,11 +263,12 @@ class Monitor:
         self._stop(StopCause.TIMEOUT)
 
     def _on_cap(self, now: float) -> None:
-        size = sum(cap.tick(now) for cap in self._caps)
+        assert self._cap_timer is not None
+        size = self._cap_timer.tick(now)
         limit = self._job.terms.output_limit
         if self._job.terms.kills_on_limit and limit is not None and size > limit:
             self._stop(StopCause.OUTPUT_LIMIT)
-        self._deadlines[self._on_cap] = min(cap.next_at for cap in self._caps)
+        self._deadlines[self._on_cap] = self._cap_timer.next_at
 
     # -- stopping ------------------------------------------------------------
 

@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-from jobsup._platform import punch_hole
+from jobsup._platform import punch_hole, tell_of_writes
 
 HEAD_BYTES: Final = 1 << 20
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _RACING_SECONDS: Final = 0.02
 _SILENT_SECONDS: Final = 5.0
+_WATCHED_SECONDS: Final = 60.0
+"""While the kernel tells of writes: not of those through a memory mapping, or another name."""
 
 
 class OutputCap:
@@ -25,6 +28,7 @@ class OutputCap:
         self._limit = limit
         self._tick = _RACING_SECONDS
         self._ticked_at = now
+        self._is_silent = False
         self._size = status.st_size
         self._trimmed_to = self._find_trimmed()
         self.next_at = now + self._tick
@@ -39,12 +43,25 @@ class OutputCap:
     def lost_bytes(self) -> int:
         return max(0, min(self._trimmed_to, self.size) - self._head)
 
+    @property
+    def is_silent(self) -> bool:
+        """Nothing was written for as long as the longest tick."""
+        return self._is_silent and self.size == self._size
+
+    def hurry(self, now: float) -> None:
+        """Something was written after a silence; it may be the first of very much."""
+        self._tick = _RACING_SECONDS
+        self._ticked_at = now
+        self._is_silent = False
+        self.next_at = now + self._tick
+
     def tick(self, now: float) -> int:
         """Trim if need be, set `next_at`, and return the size."""
         size = self.size
         grown = size - self._size
         if grown < 0:  # the command truncated it, and the blocks are gone
             self._trimmed_to = self._head
+        self._is_silent = grown == 0 and self._tick >= _SILENT_SECONDS
         elapsed = max(now - self._ticked_at, 1e-3)
         self._size, self._ticked_at = size, now
         if grown > 0:
@@ -82,6 +99,45 @@ class OutputCap:
                 if error.errno == errno.ENXIO
                 else self._head
             )
+
+
+class Caps:
+    """The output files of one job, and when to look at them again."""
+
+    def __init__(self, directory: str, files: list[OutputCap]) -> None:
+        self.files = files
+        self._directory = directory
+        self._fd: int | None = None
+        self._watched_until = 0.0
+
+    @property
+    def next_at(self) -> float:
+        return max(self._watched_until, min(cap.next_at for cap in self.files))
+
+    def tick(self, now: float) -> int:
+        """Trim what needs it, set `next_at`, and return the size of all."""
+        size = sum(cap.tick(now) for cap in self.files)
+        self._watched_until = now + _WATCHED_SECONDS if self._is_watched() else 0.0
+        return size
+
+    def hurry(self, now: float) -> None:
+        """The kernel says that something was written, by the command or by ourselves."""
+        if self._watched_until:  # or a flood of signals would put off the next tick for ever
+            self._watched_until = 0.0
+            for cap in self.files:
+                cap.hurry(now)
+
+    def _is_watched(self) -> bool:
+        """Whether all is silent, and the next write will tell."""
+        if not all(cap.is_silent for cap in self.files):
+            return False
+        if self._fd is None:
+            try:
+                self._fd = os.open(self._directory, _DIRECTORY)
+            except OSError:  # deleted, or no descriptor is left: ticks will do
+                return False
+        # Asked for first, looked once more second: what was written in between is seen.
+        return tell_of_writes(self._fd) and all(cap.is_silent for cap in self.files)
 
 
 def _round_up(value: int, unit: int) -> int:

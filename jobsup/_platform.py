@@ -45,6 +45,7 @@ if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) an
         own_token,
         owner_of,
         processes,
+        tell_of_writes,
     )
 else:
     from jobsup._portable import (
@@ -66,6 +67,7 @@ else:
         punch_hole,
         reserve,
         sync_data,
+        tell_of_writes,
     )
 
 __all__ = [
@@ -88,4 +90,5 @@ __all__ = [
     "punch_hole",
     "reserve",
     "sync_data",
+    "tell_of_writes",
 ]

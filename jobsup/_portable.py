@@ -25,6 +25,11 @@ def become_subreaper() -> bool:
     return False
 
 
+def tell_of_writes(directory: int) -> bool:
+    """Nothing portable tells."""
+    return False
+
+
 def obstacle() -> str | None:
     return None
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, NoReturn
 _RAISED_LIMITS: Final = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 _MONITOR_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP)
 """The first two by Python's doing, the others by ours: a monitor has no terminal."""
-HANDLED: Final = (signal.SIGTERM, signal.SIGCHLD)
+HANDLED: Final = (signal.SIGTERM, signal.SIGCHLD, signal.SIGIO)
 UMASK: Final = 0o077
 
 

@@ -183,20 +183,20 @@ def test_truth_survives_each_fault(crew: Crew, trace: Trace) -> None:
     assert fired > len(faults) / 2
 
 
-LOOKS = "monitor open@_linux < _linux.token < _identity.open_process < _identity.send_verified"
+LOOKS = "monitor os.open@_linux < _linux.token < _identity.open_process < _identity.send_verified"
 FOUND = [
     # What a look was refused ended the monitor, and with it the proof.
     ("adopted", f"{LOOKS} < _strays.send", "EMFILE"),
-    ("cancelled", f"{LOOKS} < _tree.send", "ENOMEM"),
+    ("cancelled", "monitor os.open@_linux < _identity.hold_child < _tree._walk", "ENOMEM"),
     ("adopted", "monitor os.listdir@_linux < _strays._scan", "ENOMEM"),
     ("capped", "monitor os.open@_outputcap < _monitor._open_caps", "EMFILE"),
     ("requests", "monitor os.open@_monitor_main", "EMFILE"),
     # start() raised an OSError that it does not promise.
-    ("owned", "host open@_linux < _linux.token < _identity.identify", "EMFILE"),
+    ("owned", "host os.open@_linux < _linux.token < _identity.identify", "EMFILE"),
     # It was told why the undo failed, and not why the start did.
     ("not_found", "monitor os.unlink@_jobdir < _layout.take_down", "EIO"),
     # The exit status was lost though it could have been read a moment later.
-    ("adopted_and_let_alone", "monitor open@_linux < _linux.exit_status", "EMFILE"),
+    ("adopted_and_let_alone", "monitor os.open@_linux < _linux.exit_status", "EMFILE"),
 ]
 """Faults that once left something else than the truth."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from commands import chatterbox, python, says
-from conftest import TIMEOUT, Gate, WatchedStore, eventually, raising
+from conftest import PROVES, TIMEOUT, Gate, WatchedStore, eventually, raising
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -589,3 +591,87 @@ def test_adopter_goes_on_where_the_dead_monitor_stopped(
     second.tick(1.0)
     assert second.lost_bytes == max(0, size)
     assert file.stat().st_blocks * 512 <= MIB + BLOCK
+
+
+DNOTIFY = Path("/proc/sys/fs/dir-notify-enable")
+told_of_writes = pytest.mark.skipif(
+    not (PROVES and DNOTIFY.exists() and DNOTIFY.read_text().strip() == "1"),
+    reason="needs a kernel that tells of writes in a directory, and the path that asks it",
+)
+
+
+def _watches(job: Job) -> bool:
+    """Whether its monitor has the directory open, to be told of writes there."""
+    monitor = job.status().monitor
+    assert monitor is not None
+    links = Path(f"/proc/{monitor.pid}/fd").iterdir()
+    return any(os.readlink(link) == str(job.dir.path) for link in links)
+
+
+RACER = """
+wait_for(sys.argv[1])
+for _ in range(64):
+    os.write(1, bytes(1 << 20))
+sleep()
+"""
+
+
+@told_of_writes
+def test_output_that_races_after_a_long_silence_is_trimmed(store: WatchedStore, gate: Gate) -> None:
+    """The next tick is a minute away, but the first write wakes the monitor."""
+    job = store.start(python(RACER, gate.opened), output_limit=LIMIT, grace=0)
+    eventually(lambda: _watches(job), "the monitor waits to be told of writes", timeout=30)
+
+    gate.open()
+
+    eventually(lambda: job.dir.output.stat().st_size == 64 * MIB, "all is written")
+    slack = 3 * BLOCK
+    eventually(
+        lambda: job.dir.output.stat().st_blocks * 512 <= LIMIT + slack,
+        "the output is trimmed",
+    )
+    job.cancel()
+    job.wait(timeout=TIMEOUT)
+
+
+KEEPS_WRITING = """
+import os, signal, sys
+from jobsup._outputcap import Caps, OutputCap
+
+came = []
+signal.signal(signal.SIGIO, lambda *_: came.append(1))
+directory = sys.argv[1]
+path = os.path.join(directory, "output")
+writer = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+caps = Caps(directory, [OutputCap(path, 1 << 20, 0.0)])
+now = 0.0
+while caps.next_at - now < 30:
+    now = caps.next_at
+    caps.tick(now)
+print(len(came), round(caps.next_at - now, 6))
+os.rename(directory, directory + ".published")
+os.write(writer, b"x")
+os.write(writer, b"x")
+print(len(came))
+caps.hurry(now)
+print(round(caps.next_at - now, 6))
+caps.hurry(now + 0.01)  # of a flood
+print(round(caps.next_at - now, 6))
+caps.tick(caps.next_at)
+os.write(writer, b"x")
+print(len(came))
+"""
+
+
+@told_of_writes
+def test_silence_ends_with_one_signal_and_a_racing_tick(tmp_path: Path) -> None:
+    directory = tmp_path / "job"
+    directory.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPS_WRITING, directory],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["0", "60.0", "1", "0.02", "0.02", "1"], "")
