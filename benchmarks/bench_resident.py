@@ -60,7 +60,8 @@ def bench_idle(bench: Bench) -> Iterator[Figure]:
             conmon: Peer = Conmon(bench.place("idle-conmon"), SLEEPER, count)
             contenders[Conmon.name] = on_exit.enter_context(held_by(conmon))
         time.sleep(bench.pick(20, 1))  # until monitors look as seldom as they ever do
-        spent = _watch(contenders, float(bench.pick(30, 1)))
+        # A minute: the longest that a monitor naps, so each wakes in it.
+        spent = _watch(contenders, float(bench.pick(60, 1)))
     cpu = {name: [one.per_cent_of_core] for name, one in spent.items()}
     yield Figure(
         "idle-cpu",
