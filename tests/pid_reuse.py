@@ -32,12 +32,14 @@ from jobsup import (
     Outcome,
     ProcessIdentity,
     _strays,
+    _tree,
 )
-from jobsup._identity import identify, is_alive, open_process, send_verified
+from jobsup._identity import Member, hold_child, identify, is_alive, open_process, send_verified
 from jobsup._launch import LAUNCHER
 from jobsup._model import Survivor, now
-from jobsup._platform import ProcessRow, processes
+from jobsup._platform import ProcessRow, become_subreaper, processes
 from jobsup._strays import StrayTree
+from jobsup._tree import OwnTree
 from jobsup._ulid import new_id
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -367,6 +369,52 @@ def numbers_change_hands_amid_a_look(store: JobStore, gate: Gate) -> None:
         bystander.end()
 
 
+def numbers_change_hands_as_a_monitor_looks(store: JobStore, gate: Gate) -> None:
+    """A child that was listed dies, and its number is given away before its row is read."""
+    victims, told = os.pipe()
+    goes_on, go = os.pipe()
+    monitor = os.fork()
+    if monitor == 0:
+        signal.alarm(60)
+        os._exit(0 if look_slowly(told, goes_on) else 1)
+    bystander = Bystander(int(os.read(victims, 100)))
+    os.write(go, b"!")
+
+    assert os.waitpid(monitor, 0)[1] == 0
+
+    bystander.check_unharmed()
+
+
+def look_slowly(told: int, goes_on: int) -> bool:
+    """Signal a tree of two; true if the child's number was given away in the midst of it."""
+    assert become_subreaper()
+    reader, writer = os.pipe()
+    command = os.fork()
+    if command == 0:
+        os.setsid()
+        signal.alarm(60)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaves no zombie
+        os.write(writer, b"%d" % child().pid)
+        while True:
+            signal.pause()
+    victim = int(os.read(reader, 100))
+    hands: list[int] = []
+
+    def hold_slowly(pid: int, parent: int) -> Member | None:
+        if pid == victim and not hands:
+            hands.append(pid)
+            os.kill(pid, signal.SIGKILL)
+            freed(ProcessIdentity(pid, "killed"))
+            os.write(told, b"%d" % pid)
+            os.read(goes_on, 1)
+        return hold_child(pid, parent)
+
+    with mock.patch.object(_tree, "hold_child", hold_slowly):
+        OwnTree(command).send(signal.SIGUSR1, signal.SIGCONT)
+    os.waitpid(command, 0)
+    return hands == [victim]
+
+
 def takes_over(pid: int) -> Bystander:
     return Bystander(killed(pid))
 
@@ -433,6 +481,7 @@ SCENARIOS: dict[str, Callable[[JobStore, Gate], None]] = {
         verbs_of_an_adopter_meet_the_command_s_number,
         numbers_go_round_within_a_tick,
         numbers_change_hands_amid_a_look,
+        numbers_change_hands_as_a_monitor_looks,
     )
 }
 
