@@ -90,14 +90,16 @@ class OwnTree:
         self._command = command
         self._peeked = False
         self._reaped = False
+        self._has_more = False
         self._cpu_seconds = 0.0
         self._peak_rss_bytes = 0
 
     def fileno(self) -> None:
         return None  # SIGCHLD tells
 
-    def look_seconds(self) -> None:
-        return None
+    def look_seconds(self) -> float | None:
+        # SIGCHLD came once for many, and will not come again for those left over.
+        return 0.0 if self._has_more else None
 
     def peek(self) -> Exit | None:
         if self._peeked:
@@ -116,6 +118,7 @@ class OwnTree:
         return self._reap(spare_command=not self._peeked)
 
     def _reap(self, *, spare_command: bool) -> bool:
+        self._has_more = False
         for _ in range(REAP_LIMIT):
             try:
                 which = self._another_dead() if spare_command else -1
@@ -131,6 +134,7 @@ class OwnTree:
             # a parent counted comes up with the parent.  getrusage(2)
             self._cpu_seconds += usage.ru_utime + usage.ru_stime
             self._peak_rss_bytes = max(self._peak_rss_bytes, usage.ru_maxrss * 1024)
+        self._has_more = True
         return False
 
     def _another_dead(self) -> int | None:
