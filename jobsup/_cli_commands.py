@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 import jobsup
 from jobsup import JobStore
-from jobsup import _cli_act as act
-from jobsup import _cli_look as look
 from jobsup import _cli_options as options
-from jobsup import _cli_start as begin
+
+_HOMES: Final = {
+    "run": "_cli_start.run",
+    "start": "_cli_start.start",
+    "list": "_cli_look.list_",
+    "status": "_cli_look.status",
+    "logs": "_cli_look.logs",
+    "wait": "_cli_act.wait",
+    "cancel": "_cli_act.cancel",
+    "signal": "_cli_act.signal_",
+    "pause": "_cli_act.pause",
+    "resume": "_cli_act.resume",
+    "send": "_cli_act.send",
+    "events": "_cli_look.events",
+    "prune": "_cli_act.prune",
+    "completion": "_cli_commands.completion",
+}
+"""Where each command is, in the order in which a job meets them."""
 
 
-class _InOrder(click.Group):
-    """Lists its commands in the order in which a job meets them."""
+class _OnDemand(click.Group):
+    """Imports a command when it is asked for: one command need not load what another needs."""
+
+    def __init__(self, **given: Any) -> None:
+        # What a mistyped name might have meant, click looks up among these.
+        super().__init__(commands={name: click.Command(name) for name in _HOMES}, **given)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(_HOMES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _HOMES:
+            return None
+        module, _, attribute = _HOMES[name].partition(".")
+        command = getattr(import_module(f"jobsup.{module}"), attribute)
+        assert isinstance(command, click.Command), name
+        return command
 
 
 def _root(context: click.Context, _: click.Parameter, value: str | None) -> Path | None:
@@ -29,7 +57,7 @@ def _root(context: click.Context, _: click.Parameter, value: str | None) -> Path
 
 
 @click.group(
-    cls=_InOrder,
+    cls=_OnDemand,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\
     A JOB is any part of an id that no other job has, such as the six
@@ -72,23 +100,3 @@ def completion(shell: str) -> None:
     fish:  jobsup completion fish | source      in ~/.config/fish/config.fish
     """
     print(options.completion_script(cli, shell))
-
-
-_COMMANDS: Final = (
-    begin.run,
-    begin.start,
-    look.list_,
-    look.status,
-    look.logs,
-    act.wait,
-    act.cancel,
-    act.signal_,
-    act.pause,
-    act.resume,
-    act.send,
-    look.events,
-    act.prune,
-    completion,
-)
-for _command in _COMMANDS:
-    cli.add_command(_command)

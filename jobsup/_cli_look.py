@@ -8,7 +8,6 @@ from typing import Final
 import click
 
 from jobsup import Job, JobNotFoundError, JobState, JobStore, Outcome
-from jobsup import _cli_follow as follow
 from jobsup import _cli_options as options
 from jobsup import _cli_text as text
 from jobsup import _cli_views as views
@@ -129,6 +128,8 @@ def logs(
     Where output was dropped to keep its limit, stderr says how much. With
     --json, one line of JSON a piece.
     """
+    from jobsup import _cli_follow as follow  # noqa: PLC0415 - threads and more, for this alone
+
     job = store.get(word)
     stream: follow.StreamName = "stderr" if of_stderr else "output"
     if of_stderr and not job.spec().separate_stderr:

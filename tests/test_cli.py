@@ -49,20 +49,6 @@ def test_click_is_asked_for_where_it_is_missing(cli: Cli) -> None:
     assert "pip install 'jobsup[cli]'" in line
 
 
-def test_only_what_is_needed_is_loaded(cli: Cli, store: WatchedStore) -> None:
-    script = """
-import sys
-from jobsup.cli import main
-try:
-    main()
-finally:
-    print(*sorted({"rich", "asyncio", "psutil", "filelock"} & set(sys.modules)))
-"""
-    argv = [sys.executable, "-c", script, "list"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=cli.environment)
-    assert done.stdout.splitlines()[1:] == [""]
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [

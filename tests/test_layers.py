@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import WatchedStore
+from conftest import TIMEOUT, WatchedStore
 
 import jobsup
-from jobsup import _launch
+from jobsup import _launch, _platform
 
 PACKAGE = Path(jobsup.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
@@ -208,6 +208,53 @@ def test_monitor_loads_nothing_that_it_does_not_need(entry: str) -> None:
     assert "jobsup._monitor_main" in loaded
     assert not loaded & {*HOST_ONLY, "subprocess", "tempfile", "concurrent", "site"}
     assert not {f"jobsup.{name}" for name in (*HOST, *COMMAND_LINE)} & loaded
+
+
+HOST_DOES_WITHOUT = {*HOST_ONLY, "concurrent", "dataclasses", "importlib.metadata", "inspect"}
+HOST_DOES_WITHOUT |= {"logging", "tempfile"}
+LIST_DOES_WITHOUT = {"attrs", "psutil", "filelock", "asyncio", "rich", "concurrent", "logging"}
+LIST_DOES_WITHOUT |= {"tempfile", "jobsup._cli_act", "jobsup._cli_follow", "jobsup._cli_start"}
+
+
+def loaded_by(program: str, **environment: str) -> set[str]:
+    """The modules that a fresh interpreter holds after it: those of *program* alone.
+
+    Of what the interpreter brings by itself, such as for a coverage measurement, nothing is said;
+    nor of the portable monitor's side, which reads processes through psutil.
+    """
+    whole = f"import sys; before = {{*sys.modules}}\n{program}\n"
+    whole += "print(*{*sys.modules} - before, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", whole],
+        env={**os.environ, _platform.PORTABLE: "", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(done.stderr.split())
+
+
+def test_import_loads_nothing_that_only_some_need() -> None:
+    loaded = loaded_by("import jobsup")
+    assert "jobsup._jobs" in loaded
+    assert not loaded & HOST_DOES_WITHOUT
+
+
+def test_list_loads_nothing_that_only_other_commands_need(store: WatchedStore) -> None:
+    """To a pipe, that is; on a terminal rich draws the table."""
+    store.start(["true"]).wait(timeout=TIMEOUT)
+    program = """
+from jobsup.cli import main
+sys.argv = ["jobsup", "list"]
+try:
+    main()
+except SystemExit as exit:
+    assert not exit.code, exit.code
+"""
+    loaded = loaded_by(program, JOBSUP_HOME=str(store.root))
+    assert "jobsup._cli_look" in loaded
+    assert not loaded & LIST_DOES_WITHOUT
 
 
 # -- the README --------------------------------------------------------------
