@@ -29,7 +29,8 @@ from jobsup._lifecycle import (
 from jobsup._model import JobRecord, JobState, fill, from_json, now, to_json
 from jobsup._platform import obstacle, own_token
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, enter, spawn
-from jobsup._spec import JobSpec, Stdin
+from jobsup._spec import Stdin
+from jobsup._stopplan import StopPlan, StopStep
 from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
 from jobsup.errors import RecordError
@@ -51,25 +52,21 @@ class RefusedError(Exception):
 class Supervised:
     """A job in this monitor's hands. Its lock is held for as long as this process lives.
 
-    Spec and record are made of their fields when something happens. Most
-    monitors only wait, and these two would double what they take.
+    The record is made of its JSON when something happens: most monitors only
+    wait, and need no more than the terms.
     """
 
-    def __init__(
-        self, job_dir: JobDir, terms: Terms, spec: bytes, record: bytes, *, is_adopted: bool
-    ) -> None:
+    def __init__(self, job_dir: JobDir, terms: Terms, record: bytes, *, is_adopted: bool) -> None:
         self.job_dir = job_dir
         self.is_adopted = is_adopted
         self.terms = terms
-        self._spec = spec
         self._record = record
         self.tree: Tree
         self.requests: RequestReader
         self.stdin_writer: int | None = None
 
-    @cached_property
-    def spec(self) -> JobSpec:
-        return from_json(JobSpec, self._spec, self.job_dir.at("spec.json"))
+    def stop_plan(self) -> StopPlan:
+        return StopPlan(StopStep(*step) for step in self.terms.stop)
 
     @cached_property
     def record(self) -> JobRecord:
@@ -108,7 +105,7 @@ def bear(
         record = fill(order.record, started_at=at, command=_who(command), monitor=_who(os.getpid()))
         if os.pwrite(draft, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        job = Supervised(store.job(order.job_id), order.terms, order.spec, record, is_adopted=False)
+        job = Supervised(store.job(order.job_id), order.terms, record, is_adopted=False)
         job.tree = OwnTree(command) if is_subreaper else ChildTree(job.record)
         os.rename(unborn.text, job.job_dir.text)
     except BaseException as error:
@@ -230,6 +227,6 @@ def adopt(order: Order) -> Supervised:
     with suppress(OSError):  # a full disk is no reason to leave the job alone
         job_dir.write_record(record)
         _events.append(job_dir.store.at("events"), record, now())
-    job = Supervised(job_dir, Terms.of(spec), to_json(spec), to_json(record), is_adopted=True)
+    job = Supervised(job_dir, Terms.of(spec), to_json(record), is_adopted=True)
     job.tree, job.requests, job.stdin_writer = tree, requests, stdin_writer
     return job

@@ -249,7 +249,7 @@ class RequestReader:
 
 
 class Terms(NamedTuple):
-    """What a monitor needs of a spec while nothing happens."""
+    """What a monitor needs of a spec, which as a whole it never makes."""
 
     timeout: float | None = None
     owner: tuple[int, str] | None = None
@@ -259,6 +259,8 @@ class Terms(NamedTuple):
     separate_stderr: bool = False
     stdin_is_open: bool = False
     leftovers: str = Leftovers.KILL.value
+    stop: tuple[tuple[int, float], ...] = ()
+    """The steps of the stop plan."""
 
     @classmethod
     def of(cls, spec: JobSpec) -> Terms:
@@ -271,6 +273,7 @@ class Terms(NamedTuple):
             spec.separate_stderr,
             spec.stdin is Stdin.FIFO,
             spec.leftovers.value,
+            tuple((int(step.signal), step.grace) for step in spec.stop.steps),
         )
 
 

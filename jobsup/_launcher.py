@@ -71,7 +71,7 @@ def _rehearse(inherited: Inheritance) -> None:
     with suppress(SpawnFailedError):
         spawn(Command(order.argv, {**(order.environment or {}), "A": "b"}, (0, 1, 2)), inherited)
     fill(order.record, at=own_token(os.getpid()).encode(), monitor=now().isoformat().encode())
-    Supervised(unborn, order.terms, order.spec, order.record, is_adopted=False)
+    Supervised(unborn, order.terms, order.record, is_adopted=False)
 
 
 def _look_into(thread: int) -> None:

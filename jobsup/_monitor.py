@@ -111,7 +111,7 @@ class Monitor:
         if not self._job.is_adopted:
             return
         if self._ledger.record.state is STOPPING and self._ladder is None:
-            self._begin_ladder(self._job.spec.stop)
+            self._begin_ladder(self._job.stop_plan())
 
     # -- the loop ------------------------------------------------------------
 
@@ -182,16 +182,16 @@ class Monitor:
 
     def _sweep(self) -> None:
         """The command is over, others live on."""
-        leftovers = self._job.spec.leftovers
+        leftovers = self._job.terms.leftovers
         if self._ladder or self._ledger.record.stop_cause:
             return
-        if leftovers is Leftovers.WAIT:
+        if leftovers == Leftovers.WAIT.value:
             self._ledger.name(self._tree.survivors())
-        elif leftovers is Leftovers.LEAVE:
+        elif leftovers == Leftovers.LEAVE.value:
             left = self._tree.survivors()
             self._ledger.apply(TreeReleased(now(), left, self._tree.usage()))
         else:
-            self._begin_ladder(self._job.spec.stop)
+            self._begin_ladder(self._job.stop_plan())
 
     def _end(self) -> None:
         self._ledger.apply(TreeEmptied(now(), self._tree.proves, self._tree.usage()))
@@ -283,7 +283,7 @@ class Monitor:
         if not self._ledger.record.stop_cause and self._ledger.record.state is not STOPPING:
             self._ledger.apply(StopRequested(cause))
         if self._ladder is None:
-            self._begin_ladder(plan or self._job.spec.stop)
+            self._begin_ladder(plan or self._job.stop_plan())
         elif plan is not None:
             self._ladder.shorten(plan, time.monotonic())
             self._attempt(self._climb)
