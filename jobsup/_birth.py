@@ -8,7 +8,6 @@ import select
 import time
 from contextlib import ExitStack, suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 from jobsup import _events
@@ -195,7 +194,7 @@ def _report(order: Order, error: BaseException) -> Report:
 
 def adopt(order: Order) -> Supervised:
     """Carry out an ``adopt`` order: take over a job whose monitor died."""
-    job_dir = StoreDir(Path(order.root)).job(order.job_id)
+    job_dir = StoreDir(order.root).job(order.job_id)
     on_refusal = ExitStack()
     try:
         lock = job_dir.acquire(_TAKE_OVER_SECONDS)

@@ -19,14 +19,16 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._model import plain
 from jobsup._spec import JobSpec, Leftovers, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
 from jobsup._value import Value, as_dict, evolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LINE_LIMIT: Final = select.PIPE_BUF
 ANSWER_SECONDS: Final = 10.0
@@ -92,7 +94,7 @@ def _sigpipe_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def open_for_write(fifo: Path) -> int | None:
+def open_for_write(fifo: str | Path) -> int | None:
     """The write end of a FIFO that somebody reads; None if nobody does."""
     try:
         # Without O_NONBLOCK, open() waits for a reader: forever, once the
@@ -152,19 +154,20 @@ def ask(
     """
     deadline = time.monotonic() + wait
     with ExitStack() as on_exit:
-        control = open_for_write(job_dir.control)
+        control = open_for_write(job_dir.at("control"))
         if control is None:
             return None
         on_exit.callback(os.close, control)
-        reply = job_dir.path / f"reply.{os.urandom(8).hex()}"
+        name = f"reply.{os.urandom(8).hex()}"
+        reply = job_dir.at(name)
         answers = None
         try:
             os.mkfifo(reply, FILE_MODE)
             os.chmod(reply, 0o622)  # root may ask another's monitor; the directory is private
-            on_exit.callback(reply.unlink, missing_ok=True)
+            on_exit.callback(_unlink, reply)
             answers = os.open(reply, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             on_exit.callback(os.close, answers)
-            request = evolve(request, reply=reply.name)
+            request = evolve(request, reply=name)
         except OSError as error:
             # A full disk or table must not keep anybody from cancelling.
             if error.errno not in _MAY_GO_UNANSWERED:
@@ -177,6 +180,11 @@ def ask(
         if answers is None:
             return Answer(heard=False)
         return _answer(control, answers, monitor, deadline)
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _answer(control: int, answers: int, monitor: int | None, deadline: float) -> Answer | None:
@@ -197,7 +205,7 @@ def answer(job_dir: JobDir, request: Request, error: str | None) -> None:
     if request.reply is None:
         return
     try:
-        fd = open_for_write(job_dir.path / request.reply)
+        fd = open_for_write(job_dir.at(request.reply))
         if fd is None:
             return
         try:

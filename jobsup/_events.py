@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from pathlib import Path
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE
 from jobsup._model import JobRecord, JobState, Outcome, utc
 from jobsup._stopplan import optional
 from jobsup._value import Value
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BLOCK: Final = 64 * 1024
 

@@ -9,14 +9,16 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jobsup._model import JobRecord, from_json, to_json
 from jobsup._platform import reserve, sync_data
 from jobsup._spec import JobSpec
 from jobsup._ulid import is_id
 from jobsup.errors import JobNotFoundError, JobsupError, RecordError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SPARE_BYTES: Final = 4096
 _SPARE_BYTES_WITH_SURVIVORS: Final = 16 * 1024
@@ -30,6 +32,12 @@ FILE_MODE: Final = 0o600
 _CREATE: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+def _path(text: str) -> Path:
+    from pathlib import Path  # noqa: PLC0415 - 5 ms that no monitor needs
+
+    return Path(text)
+
+
 class _File:
     """A name in a directory, made into a path only when somebody asks for it."""
 
@@ -37,7 +45,7 @@ class _File:
         self._name = name
 
     def __get__(self, directory: _Directory, _: object) -> Path:
-        return Path(directory.at(self._name))
+        return _path(directory.at(self._name))
 
 
 class _Directory:
@@ -59,7 +67,7 @@ class StoreDir(_Directory):
 
     @property
     def root(self) -> Path:
-        return Path(self.text)
+        return _path(self.text)
 
     def create(self) -> None:
         """Make the root ready, once.
@@ -134,7 +142,7 @@ class JobDir(_Directory):
 
     @property
     def path(self) -> Path:
-        return Path(self.text)
+        return _path(self.text)
 
     @property
     def id(self) -> str:
@@ -155,8 +163,8 @@ class JobDir(_Directory):
     def missing(self, error: OSError) -> JobsupError:
         """What *error*, that a file of the job is not there, means."""
         if self.exists():
-            path = Path(error.filename or self.meta)
-            return RecordError(path, "is missing; somebody deleted it from the job's directory")
+            path = error.filename or self.at("meta.json")
+            return RecordError.of(path, "is missing; somebody deleted it from the job's directory")
         return JobNotFoundError(self.path.name, self.store.root)
 
     def remove(self) -> None:
@@ -322,14 +330,14 @@ def _read(path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise RecordError(Path(path), "is a symbolic link, which jobsup never writes") from None
+            raise RecordError.of(path, "is a symbolic link, which jobsup never writes") from None
         raise
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise RecordError(Path(path), "is not a regular file")
+            raise RecordError.of(path, "is not a regular file")
         if status.st_size > _GIANT_BYTES:
-            raise RecordError(Path(path), f"is damaged ({status.st_size} bytes)")
+            raise RecordError.of(path, f"is damaged ({status.st_size} bytes)")
         data = os.read(fd, status.st_size + 1)
         while len(data) < status.st_size and (more := os.read(fd, status.st_size)):
             data += more

@@ -37,7 +37,7 @@ if os.fork():
     os._exit(0)
 entry, _, _, *paths = sys.argv[1:]
 sys.path += paths
-import contextlib, ctypes, datetime, fcntl, gc, json, math, pathlib, resource, select, socket
+import contextlib, ctypes, datetime, fcntl, gc, json, math, resource, select, socket
 package = type(sys)("jobsup")
 package.__path__ = [paths[0] + "/jobsup"]
 sys.modules["jobsup"] = package

@@ -11,13 +11,15 @@ import enum
 import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from jobsup._spec import Choice, JobSpec
 from jobsup._stopplan import ProcessIdentity, as_signal, nested, only, optional, whole
 from jobsup._value import Value, as_dict, fields_of
 from jobsup.errors import RecordError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT: Final = 1
 """Of spec.json and meta.json. An old one stays readable, a newer one is refused."""
@@ -215,12 +217,12 @@ def from_json(cls: type[_Document], data: bytes, path: str | Path) -> _Document:
         if type(number) is not int or number < 1:
             raise ValueError(f"no format {number!r}")
         if number > FORMAT:
-            raise RecordError(
-                Path(path),
+            raise RecordError.of(
+                path,
                 f"has format {number}, this jobsup reads up to {FORMAT}; use a newer jobsup",
             )
         known = fields_of(cls)
         document = cls(**{key: value for key, value in fields.items() if key in known})
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise RecordError(Path(path), f"is damaged ({type(error).__name__}: {error})") from error
+        raise RecordError.of(path, f"is damaged ({type(error).__name__}: {error})") from error
     return document

@@ -246,7 +246,7 @@ class Monitor:
             os.close(self._stdin_writer)
             self._stdin_writer = None
             with suppress(OSError):  # so that a later writer learns that it is closed
-                self._job_dir.stdin.unlink()
+                os.unlink(self._job_dir.at("stdin"))
 
     def _on_owner_exit(self, fd: int, _: float) -> None:
         self._ignore(fd)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jobsup._platform import punch_hole, tell_of_writes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAD_BYTES: Final = 1 << 20
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -7,7 +7,10 @@ are its arguments, so all of them pickle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class JobsupError(Exception):
@@ -108,6 +111,12 @@ class RecordError(JobsupError):
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
+
+    @classmethod
+    def of(cls, path: str | Path, reason: str) -> RecordError:
+        from pathlib import Path  # noqa: PLC0415 - 5 ms that no monitor needs
+
+        return cls(Path(path), reason)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"

@@ -206,7 +206,7 @@ def test_monitor_loads_nothing_that_it_does_not_need(entry: str) -> None:
     )
     loaded = set(done.stdout.split())
     assert "jobsup._monitor_main" in loaded
-    assert not loaded & {*HOST_ONLY, "subprocess", "tempfile", "concurrent", "site"}
+    assert not loaded & {*HOST_ONLY, "pathlib", "subprocess", "tempfile", "concurrent", "site"}
     assert not {f"jobsup.{name}" for name in (*HOST, *COMMAND_LINE)} & loaded
 
 
