@@ -15,7 +15,7 @@ from jobsup import _cli_follow as follow
 from jobsup import _cli_options as options
 from jobsup import _cli_views as views
 from jobsup._cli_options import json_option
-from jobsup._cli_text import complain, in_bytes
+from jobsup._cli_text import complain, in_bytes, progress
 from jobsup._cli_views import print_json
 
 FAILED: Final = 1
@@ -238,7 +238,14 @@ def prune(
     A job goes if any of the rules given says so. Jobs that have not ended
     stay. Without a rule, only what crashes left behind goes.
     """
-    pruned = store.prune(older_than=older_than, keep=keep, max_bytes=max_size, dry_run=dry_run)
+    with progress("looking at" if dry_run else "pruning", hidden=as_json) as tell:
+        pruned = store.prune(
+            older_than=older_than,
+            keep=keep,
+            max_bytes=max_size,
+            dry_run=dry_run,
+            progress=tell,
+        )
     if as_json:
         print_json(
             {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Final
 
@@ -31,6 +31,30 @@ def complain(what: object) -> None:
     """One line on stderr."""
     with suppress(OSError):
         print(f"jobsup: {one_line(str(what))}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(doing: str, *, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What to call with the number of jobs done and of all: a line on stderr, if a person sees it.
+
+    It is wiped out in the end.
+    """
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int, total: int) -> None:
+        with suppress(OSError):
+            share = 100 * done // total if total else 100
+            print(
+                f"\r{doing} {done} of {total} jobs, {share} %", end="", file=sys.stderr, flush=True
+            )
+
+    try:
+        yield show
+    finally:
+        with suppress(OSError):
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # erase to the end of the line
 
 
 def one_line(text: str) -> str:

@@ -213,7 +213,7 @@ class JobDir(_Directory):
     # -- what is read --------------------------------------------------------
 
     def read_spec(self) -> JobSpec:
-        return from_json(JobSpec, _read(self.at("spec.json")), self.at("spec.json"))
+        return from_json(JobSpec, read_bytes(self.at("spec.json")), self.at("spec.json"))
 
     def read_record(self) -> JobRecord:
         """The record as last replaced.
@@ -223,7 +223,7 @@ class JobDir(_Directory):
             RecordError: The record is damaged or of a newer format.
         """
         meta = self.at("meta.json")
-        record = from_json(JobRecord, _read(meta), meta)
+        record = from_json(JobRecord, read_bytes(meta), meta)
         if record.job_id != self.id:
             raise RecordError(self.meta, f"is damaged (it is of another job, {record.job_id!r})")
         return record
@@ -251,7 +251,7 @@ class JobDir(_Directory):
     def has_begun(self) -> bool:
         """Whether a monitor took a draft up, and may have executed the command."""
         try:
-            return not _read(self.at("meta.json")).startswith(_DRAFT)
+            return not read_bytes(self.at("meta.json")).startswith(_DRAFT)
         except FileNotFoundError:
             return False
         except RecordError:  # somebody put something else there
@@ -309,7 +309,7 @@ class JobDir(_Directory):
         spare = self.at("meta.spare")
         try:
             # What was not written yet is zeros.
-            ahead = from_json(JobRecord, _read(spare).rstrip(b"\0"), spare)
+            ahead = from_json(JobRecord, read_bytes(spare).rstrip(b"\0"), spare)
         except (FileNotFoundError, RecordError):
             return None
         fits = ahead.job_id == record.job_id and ahead.sequence > record.sequence
@@ -324,7 +324,7 @@ def _flock(fd: int, kind: int) -> bool:
     return True
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
     """A regular file, whole: no FIFO to hang on, no link to elsewhere, no giant."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

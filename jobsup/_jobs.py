@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
@@ -316,6 +316,7 @@ class JobStore:
         keep: int | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Pruned:
         """Delete ended jobs, and what crashed launches left.  Active jobs are never touched.
 
@@ -324,6 +325,8 @@ class JobStore:
             keep: Delete all but so many, the newest.
             max_bytes: Delete the oldest until the rest takes no more on disk.
             dry_run: Only say what would be deleted.
+            progress: Called some times a second with the number of jobs that
+                are dealt with, and of all; in the end with the same twice.
 
         A job goes if any of the three rules it out. With none of them, only
         the remains of crashes go.
@@ -336,7 +339,12 @@ class JobStore:
         from jobsup import _prune  # noqa: PLC0415 - 25 ms for attrs, that only this needs
 
         return _prune.prune(
-            self._dir, older_than=older_than, keep=keep, max_bytes=max_bytes, dry_run=dry_run
+            self._dir,
+            older_than=older_than,
+            keep=keep,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            progress=progress,
         )
 
     def events(self, since: int = 0, limit: int = 1000) -> EventPage:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import suppress
-from datetime import timedelta
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from datetime import datetime, timedelta
+from typing import Final
 
 import attrs
 
 from jobsup._adopt import current_record, tell_the_end
-from jobsup._jobdir import JobDir, StoreDir
-from jobsup._model import JobRecord, JobState, now
+from jobsup._jobdir import JobDir, StoreDir, read_bytes
+from jobsup._model import FORMAT, JobState, now, utc
 from jobsup._sweep import sweep
 from jobsup.errors import RecordError
+
+Progress = Callable[[int, int], object]
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_TELL_SECONDS: Final = 0.1
 
 
 @attrs.frozen
@@ -38,76 +46,164 @@ def prune(
     keep: int | None,
     max_bytes: int | None,
     dry_run: bool,
+    progress: Progress | None = None,
 ) -> Pruned:
-    """Remove each ended job that any of the three rules out."""
+    """Remove each ended job that any of the three rules out, the oldest first."""
     swept = () if dry_run else sweep(store)
-    ended = _ended_jobs(store)
-    doomed: dict[str, JobDir] = {}
-    if older_than is not None:
-        limit = now() - timedelta(seconds=older_than)
-        doomed.update(
-            (job.path.name, job) for job, record in ended if (record.ended_at or now()) < limit
-        )
-    if keep is not None:
-        doomed.update((job.path.name, job) for job, _ in ended[: max(0, len(ended) - keep)])
-    sizes: dict[str, int] = {}
-    if max_bytes is not None:
-        left = 0
-        for job, _ in reversed(ended):
-            sizes[job.path.name] = disk_bytes(job.path)
-            left += sizes[job.path.name]
-            if left > max_bytes:
-                doomed[job.path.name] = job
+    run = _Run(store, older_than, keep, max_bytes, progress)
     removed, freed = [], 0
-    for name, job in sorted(doomed.items()):
-        size = sizes.get(name) or disk_bytes(job.path)
-        if dry_run or _remove(store, job):
+    for name in run.doomed():
+        size = disk_bytes(store.job(name).text) if dry_run else _remove(store, name, run.marked)
+        if size is not None:
             removed.append(name)
             freed += size
-    return Pruned(tuple(removed), freed, swept)
+    return Pruned(tuple(sorted(removed)), freed, swept)
 
 
-def disk_bytes(directory: Path) -> int:
+class _Run:
+    """One look at a store, in which each job is read once."""
+
+    def __init__(
+        self,
+        store: StoreDir,
+        older_than: float | None,
+        keep: int | None,
+        max_bytes: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self._store = store
+        self.names = store.ids()
+        # Read after the jobs: of one that is not among these, nothing is left to be told.
+        self.marked = {*store.active_ids()}
+        self._limit = None if older_than is None else now() - timedelta(seconds=older_than)
+        self._keep = keep
+        self._max_bytes = max_bytes
+        self._progress = progress
+        self._told_at = time.monotonic()
+        self._done = 0
+
+    def doomed(self) -> Iterator[str]:
+        """The jobs to be removed, oldest first; asking for the next tells that one is done with."""
+        aged: list[str] = []
+        older = self._beyond_bounds(aged)
+        has_bounds = not (self._keep is None and self._max_bytes is None)
+        for name in self.names[:older]:
+            ended_at = self._end_of(name)
+            if ended_at and (has_bounds or self._is_too_old(ended_at)):
+                yield name
+            self._step()
+        for name in reversed(aged):
+            yield name
+            self._step()
+        if self._progress:
+            self._progress(len(self.names), len(self.names))
+
+    def _beyond_bounds(self, aged: list[str]) -> int:
+        """How many of the oldest jobs are too many or too much; who of the others is *aged*."""
+        at = len(self.names)
+        if self._keep is None and self._max_bytes is None:
+            return at
+        count = size = 0
+        while at:
+            name = self.names[at - 1]
+            ended_at = self._end_of(name)
+            if ended_at:
+                count += 1
+                if self._max_bytes is not None:
+                    size += disk_bytes(self._store.job(name).text)
+                    if size > self._max_bytes:
+                        break
+                if self._keep is not None and count > self._keep:
+                    break
+            at -= 1
+            if ended_at and self._is_too_old(ended_at):
+                aged.append(name)
+            else:
+                self._step()
+        return at
+
+    def _is_too_old(self, ended_at: datetime) -> bool:
+        return self._limit is not None and ended_at < self._limit
+
+    def _end_of(self, name: str) -> datetime | None:
+        """When the job ended; None if it has not.
+
+        A damaged job is left to its owner: nobody knows whether it ended.
+        """
+        job = self._store.job(name)
+        with suppress(FileNotFoundError, NotADirectoryError, RecordError):
+            if name not in self.marked and (ended_at := _plain_end(job, name)):
+                return ended_at
+            record = current_record(job)
+            if record.state is JobState.ENDED:
+                return record.ended_at or now()
+        return None
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress and time.monotonic() - self._told_at > _TELL_SECONDS:
+            self._told_at = time.monotonic()
+            self._progress(self._done, len(self.names))
+
+
+def _plain_end(job: JobDir, name: str) -> datetime | None:
+    """When a job ended of which the record says so without any doubt: all that is read of most."""
+    try:
+        fields = json.loads(read_bytes(job.at("meta.json")))
+        known = (fields["format"], fields["job_id"], fields["state"]) == (FORMAT, name, "ended")
+        return utc(fields["ended_at"]) if known else None
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None
+
+
+def disk_bytes(directory: str) -> int:
     """What the files take on disk, holes apart.  stat(2), st_blocks"""
     total = 0
-    with suppress(FileNotFoundError):
-        for entry in os.scandir(directory):
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
             with suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
 
 
-def _ended_jobs(store: StoreDir) -> list[tuple[JobDir, JobRecord]]:
-    """Oldest first.  A damaged job is left to its owner: nobody knows whether it ended."""
-    found = []
-    for name in store.ids():
-        job = store.job(name)
-        with suppress(FileNotFoundError, NotADirectoryError, RecordError):
-            record = current_record(job)
-            if record.state is JobState.ENDED:
-                found.append((job, record))
-    return found
+def _remove(store: StoreDir, name: str, marked: set[str]) -> int | None:
+    """Take the job out of sight, then delete it; what it took on disk.
 
-
-def _remove(store: StoreDir, job: JobDir) -> bool:
-    """Take the job out of sight, then delete it.  False if somebody else does, or still uses it."""
-    try:
+    None if somebody else does, or still uses it.
+    """
+    job = store.job(name)
+    with suppress(FileNotFoundError), ExitStack() as on_exit:
         lock = job.acquire(wait=1.0)
-    except FileNotFoundError:
-        return False
-    if lock is None:
-        return False
-    try:
+        if lock is None:
+            return None
+        on_exit.callback(os.close, lock)
         # Its monitor may have been killed since we looked, with this yet to do.
-        if store.is_marked(job.path.name) and job.is_ours():
+        is_marked = name in marked and store.is_marked(name)
+        if is_marked and job.is_ours():
             with suppress(RecordError):
                 tell_the_end(job, job.read_record())
-        hidden = job.path.with_name(f".{job.path.name}.del")
-        os.rename(job.path, hidden)
-        JobDir(hidden).remove()
-        store.unmark_active(job.path.name)
-    except FileNotFoundError:
-        return False
-    finally:
-        os.close(lock)
-    return True
+        hidden = store.at(f"jobs/.{name}.del")
+        os.rename(job.text, hidden)
+        freed = _delete(hidden)
+        if is_marked:
+            store.unmark_active(name)
+        return freed
+    return None
+
+
+def _delete(directory: str) -> int:
+    """The directory, which is flat, and how much it took; what cannot be deleted stays."""
+    freed = 0
+    with suppress(OSError):
+        fd = os.open(directory, _DIRECTORY)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        size = os.stat(entry.name, dir_fd=fd, follow_symlinks=False).st_blocks
+                        os.unlink(entry.name, dir_fd=fd)
+                        freed += size * 512
+        finally:
+            os.close(fd)
+        os.rmdir(directory)
+    return freed

@@ -120,7 +120,7 @@ UNREACHED: Final = {
     "_hostend.HostEnd.close: os.pidfd_open": "when an interpreter ends; these are killed",
     "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
-    "_jobdir._read: os.read #2": "only if the first read is cut short",
+    "_jobdir.read_bytes: os.read #2": "only if the first read is cut short",
     "_launcher._Launcher._be_spare: os.write": "it may not enter; test_launcher has such a host",
     "_launcher._look_into: os.readlink": "only for a thread that did not begin the launcher",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import click
 import pytest
-from command_line import Cli, damage, ended, holds_a_process
+from command_line import Cli, damage, ended, holds_a_process, read_until
 from commands import (
     dies_of,
     exits_with,
@@ -24,7 +26,7 @@ from commands import (
     sleeper,
     stubborn,
 )
-from conftest import TIMEOUT, Gate, WatchedStore, eventually
+from conftest import TIMEOUT, Gate, WatchedStore, eventually, put
 from witnesses import client, compiled
 
 from jobsup import Job, JobState, JobStore
@@ -369,3 +371,18 @@ def test_send_needs_an_open_stdin(cli: Cli, store: WatchedStore) -> None:
     done = cli("send", job.id, "text")
     assert done.code == 1
     assert "no open standard input" in done.line()
+
+
+def test_terminal_is_shown_how_far_a_prune_is(cli: Cli, store: WatchedStore) -> None:
+    put(store, "01m8263e42xq9v480e3fqrptp5")
+    ours, theirs = pty.openpty()
+    child = cli.popen("prune", "--keep", "0", stdout=PIPE, stderr=theirs)
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        text = read_until(terminal, b"\x1b[K")
+        assert child.wait(TIMEOUT) == 0
+        assert text == b"\rpruning 1 of 1 jobs, 100 %\r\x1b[K"
+        assert cli.popen("prune", "--json", stdout=PIPE, stderr=theirs).wait(TIMEOUT) == 0
+        os.set_blocking(ours, False)
+        assert terminal.read() is None
+    os.close(theirs)
+    assert cli("prune", "--keep", "0").err == ""

@@ -26,9 +26,9 @@ from conftest import (
 
 from jobsup import Job, JobNotFoundError, JobRecord, JobState, _prune
 from jobsup._identity import is_alive
-from jobsup._jobdir import JobDir, StoreDir
+from jobsup._jobdir import StoreDir
 from jobsup._model import now
-from jobsup._prune import _ended_jobs as ended_jobs
+from jobsup._prune import _remove as remove
 from jobsup._ulid import new_id
 
 
@@ -67,12 +67,11 @@ def test_end_is_told_though_the_monitor_is_killed_as_we_prune(
     lock = jobs[0].dir.acquire()
     assert lock is not None
 
-    def look_and_kill(store_dir: StoreDir) -> list[tuple[JobDir, JobRecord]]:
-        found = ended_jobs(store_dir)
+    def kill_and_remove(store_dir: StoreDir, name: str, marked: set[str]) -> int | None:
         os.close(lock)
-        return found
+        return remove(store_dir, name, marked)
 
-    monkeypatch.setattr(_prune, "_ended_jobs", look_and_kill)
+    monkeypatch.setattr(_prune, "_remove", kill_and_remove)
     assert store.prune(keep=3).job_ids == (jobs[0].id,)
     assert [(event.job_id, event.state) for event in store.events().events] == [
         (jobs[0].id, JobState.ENDED)
@@ -141,6 +140,23 @@ def test_pruned_job_is_gone(store: WatchedStore) -> None:
 def test_missing_store(store: WatchedStore) -> None:
     assert store.prune(keep=0).job_ids == ()
     assert not store.root.exists()
+
+
+def test_progress_is_told(
+    store: WatchedStore, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rules in ({"older_than": 2.5 * 3600, "keep": 3}, {"keep": 1}, {"max_bytes": 1 << 30}, {}):
+        monkeypatch.setattr(_prune, "_TELL_SECONDS", -1.0)
+        told: list[tuple[int, int]] = []
+        store.prune(**rules, dry_run=True, progress=lambda *both: told.append(both))  # noqa: B023
+        assert told == [*((done, 4) for done in range(1, 5)), (4, 4)]
+        monkeypatch.setattr(_prune, "_TELL_SECONDS", 100.0)
+        told.clear()
+        store.prune(**rules, dry_run=True, progress=lambda *both: told.append(both))  # noqa: B023
+        assert told == [(4, 4)]  # at a bounded rate
+    told.clear()
+    assert store.prune(keep=0, progress=lambda *both: told.append(both)).job_ids == ids(jobs)
+    assert told == [(4, 4)]
 
 
 # -- never an active job -----------------------------------------------------
