@@ -17,6 +17,8 @@ from jobsup._cli_views import print_json
 
 FAILED: Final = 1
 _RECENT: Final = 20
+_COUNTED: Final = 1000
+"""More older jobs than this are not counted: it takes longer than all else."""
 
 
 @click.command("list")
@@ -56,7 +58,7 @@ def list_(
     if active and state:
         raise click.UsageError("--active is a --state; give one of them")
     states = ACTIVE if active else state
-    older = 0
+    older = ""
     if not (every or states or outcome or name or labels or limit is not None):
         jobs, older = _recent(store)
     else:
@@ -82,14 +84,15 @@ def list_(
         complain(f"{older} older jobs have ended; 'jobsup list --all' shows them")
 
 
-def _recent(store: JobStore) -> tuple[list[Job], int]:
-    """What a person wants to see, and how many jobs were left out."""
-    every = store.list()
-    newest = every[:_RECENT]
-    if len(every) <= _RECENT:
-        return newest, 0
-    shown = {job.id: job for job in [*newest, *store.list(state=ACTIVE)]}
-    return sorted(shown.values(), key=lambda job: job.id, reverse=True), len(every) - len(shown)
+def _recent(store: JobStore) -> tuple[list[Job], str]:
+    """What a person wants to see, and how many jobs were left out, if any."""
+    newest = store.list(limit=_COUNTED + 1)
+    if len(newest) <= _RECENT:
+        return newest, ""
+    shown = {job.id: job for job in [*newest[:_RECENT], *store.list(state=ACTIVE)]}
+    older = sum(job.id not in shown for job in newest)
+    many = f"over {_COUNTED}" if len(newest) > _COUNTED else str(older or "")
+    return sorted(shown.values(), key=lambda job: job.id, reverse=True), many
 
 
 @click.command()

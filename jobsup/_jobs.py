@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from jobsup import _events, _sweep, _wait
+from jobsup import _events, _index, _sweep, _wait
 from jobsup._control import Order, Terms
 from jobsup._events import EventPage
 from jobsup._identity import identify_self
@@ -204,16 +204,16 @@ class JobStore:
         store = self._dir
         if is_id(job) and store.job(job).exists():
             return Job(job, self.root)
-        ids = store.ids()
-        part = job.lower()
-        matches = [job_id for job_id in ids if part in job_id] if PART.match(part) else []
         active = [job_id for job_id in store.active_ids() if self._is_active(job_id, job)]
         if not active:
+            part = job.lower()
+            matches = _index.containing(store.text, part) if PART.match(part) else []
             # Ended names are a file each to read. Spare it where a long part
             # fits one id: that such a name were meant is one in a milliard.
             if len(matches) == 1 and len(part) >= SHORT:
                 return Job(matches[0], self.root)
-            newest = next((job_id for job_id in reversed(ids) if self._is_named(job_id, job)), None)
+            ids = _index.newest_first(store.text)
+            newest = next((job_id for job_id in ids if self._is_named(job_id, job)), None)
             active = [newest] if newest else matches
         if len(active) == 1:
             return Job(active[0], self.root)
@@ -222,8 +222,8 @@ class JobStore:
     def _is_active(self, job_id: str, name: str) -> bool:
         """Whether a marked job has the name, and had not ended: the marker goes last."""
         with suppress(OSError, RecordError):
-            record = self._dir.job(job_id).read_record()
-            return record.state is not JobState.ENDED and self._is_named(job_id, name)
+            if self._is_named(job_id, name):
+                return self._dir.job(job_id).read_record().state is not JobState.ENDED
         return False
 
     def _is_named(self, job_id: str, name: str) -> bool:
@@ -260,9 +260,15 @@ class JobStore:
         filtered = not (states is None and outcomes is None and name is None and not labels)
         store = self._dir
         only_active = states is not None and JobState.ENDED not in states
-        ids = store.active_ids() if only_active else store.ids()
+        ids: Iterable[str]
+        if only_active:
+            ids = reversed(store.active_ids())
+        elif limit is None:  # all are looked at: the directory tells of them in one go
+            ids = reversed(store.ids())
+        else:
+            ids = _index.newest_first(store.text)
         found: builtins.list[Job] = []
-        for job_id in reversed(ids):
+        for job_id in ids:
             if limit is not None and len(found) >= limit:
                 break
             job = Job(job_id, self.root)

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
+from jobsup import _index
 from jobsup._control import Order
 from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
 from jobsup._spec import Leftovers
@@ -43,6 +44,7 @@ def lay_out(order: Order) -> None:
             for entry in os.scandir(unborn.text):
                 os.chmod(entry.path, FILE_MODE)
         store.mark_active(order.job_id)
+        _index.append(store.text, order.job_id)
     except BaseException:
         take_down(unborn)
         raise

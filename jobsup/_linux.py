@@ -53,11 +53,12 @@ def obstacle() -> str | None:
 
 def _domain() -> str:
     """The boot and the pid namespace within which a pid and a start time mean something."""
-    return f"{_boot_id()}:{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot_id()}:{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 @functools.cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Another one after each boot."""
     # Bytes: to load a codec by name, Python may need a working directory that exists.
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         return file.read().decode().strip()
@@ -77,7 +78,7 @@ def _shift_ticks() -> int:
 def moved_since(token: str) -> str | None:
     """Why no process of *token*'s world can be looked up here: reboot, pid-namespace, or None."""
     boot, _, rest = token.partition(":")
-    if boot != _boot_id():
+    if boot != boot_id():
         return "reboot"
     return None if rest.startswith(_domain().partition(":")[2] + ":") else "pid-namespace"
 

@@ -57,6 +57,11 @@ def sync_data(fd: int) -> None:
     os.fsync(fd)
 
 
+def boot_id() -> str:
+    """None that could be relied upon: the time of the boot moves with the clock."""
+    return ""
+
+
 def moved_since(token: str) -> str | None:
     """None: the start time is absolute here, so that after a reboot it just fits nobody."""
     return None

@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from jobsup import _index
 from jobsup._adopt import current_record, tell_the_end
 from jobsup._jobdir import JobDir, StoreDir, read_bytes
 from jobsup._model import FORMAT, JobState, now, utc
@@ -57,6 +58,8 @@ def prune(
         if size is not None:
             removed.append(name)
             freed += size
+    if not dry_run:
+        _index.tidy(store.text, {*run.names}.difference(removed))
     return Pruned(tuple(sorted(removed)), freed, swept)
 
 

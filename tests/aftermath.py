@@ -169,7 +169,7 @@ class Inspection:
         except Exception:
             left = files_in(self._store)
             self.wrong.append(f"the store is not usable ({left}): {traceback.format_exc()}")
-        more = {*os.listdir(self._store.root)} - {"jobs", "active", "events", "store.lock"}
+        more = {*os.listdir(self._store.root)} - {"jobs", "active", "events", "index", "store.lock"}
         if more:
             self.wrong.append(f"left in the root: {more}")
 
@@ -258,7 +258,7 @@ def _play(scene: Scene, case: dict[str, Any], out: int) -> None:
         _control.ask.__defaults__ = (3.0,)
         _sweep._BIRTH_SECONDS = -1.0  # type: ignore[misc]
         _libc._libc.cache_clear()
-        _linux._boot_id.cache_clear()
+        _linux.boot_id.cache_clear()
         _linux._shift_ticks.cache_clear()
         scene.plan = faulty.Plan(**plan, role="host")
         scene.plan.install()

@@ -118,6 +118,8 @@ OTHER_MODULES: Final = {
 UNREACHED: Final = {
     "_control.open_for_write: os.close": "somebody put a file in the FIFO's place",
     "_hostend.HostEnd.close: os.pidfd_open": "when an interpreter ends; these are killed",
+    "_index._open_to_append: os.chmod": "for a umask that takes even its owner's rights",
+    "_index._open_to_append: os.unlink": "somebody put something else there",
     "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir.read_bytes: os.read #2": "only if the first read is cut short",

@@ -162,6 +162,8 @@ def requests(scene: Scene) -> None:
         job.tail,
         lambda: job.read(limit=3),
         lambda: store.get("asked"),
+        lambda: store.get(job.id[-8:]),
+        lambda: store.list(limit=1),
         lambda: store.list(state="running", name="asked", labels={"a": "b"}),
         store.events,
         job.close_stdin,  # the first may fail

@@ -34,6 +34,7 @@ SHARED = [
     "_platform",
     "_identity",
     "_jobdir",
+    "_index",
     "_control",
     "_layout",
     "_events",

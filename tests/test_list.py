@@ -63,7 +63,7 @@ def test_another_process_lists_the_same(store: WatchedStore, jobs: dict[str, Job
 
 
 def test_empty_and_missing_store(store: WatchedStore) -> None:
-    assert store.list() == store.list(state="running") == []
+    assert store.list() == store.list(limit=9) == store.list(state="running") == []
     assert not store.root.exists()
     store.root.mkdir()
     assert store.list() == []
