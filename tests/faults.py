@@ -123,6 +123,7 @@ UNREACHED: Final = {
     "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
     "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir.read_bytes: os.read #2": "only if the first read is cut short",
+    "_launcher._Launcher._be_spare: os.close #3": "the last of a birth, and then it is killed",
     "_launcher._Launcher._be_spare: os.write": "it may not enter; test_launcher has such a host",
     "_launcher._look_into: os.readlink": "only for a thread that did not begin the launcher",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",
