@@ -62,7 +62,8 @@ def forbid_symlinks() -> None:
 
 def _become_nobody(store: Path) -> None:
     """With the one capability that finds this interpreter wherever it is."""
-    for path in (store.parent, store, store / "jobs", store / "active", store / "events"):
+    names = ("jobs", "active", "events", "index")
+    for path in (store.parent, store, *(store / name for name in names)):
         os.chown(path, _NOBODY, _NOBODY)
     _prctl(8, 1)  # PR_SET_KEEPCAPS
     os.setgroups([])

@@ -32,7 +32,8 @@ def test_nothing_is_end_of_file(store: WatchedStore, nothing: int | bytes | None
 @pytest.mark.parametrize("data", [b"one\ntwo", bytes(range(256)), b"x" * 3_000_000])
 def test_bytes_are_read_as_given(store: WatchedStore, data: bytes) -> None:
     assert _output(store, stdin=data) == data
-    assert sorted(os.listdir(store.root)) == ["active", "events", "jobs"]  # no file of it is left
+    # No file of it is left.
+    assert sorted(os.listdir(store.root)) == ["active", "events", "index", "jobs"]
 
 
 def test_path_is_read(store: WatchedStore, tmp_path: Path) -> None:
