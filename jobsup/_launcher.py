@@ -190,8 +190,30 @@ class _Launcher:
         os.setsid()
 
     def _be_spare(self) -> NoReturn:
-        """Wait at the host's socket, and monitor the job of the order that comes."""
+        """Monitor the job of the order that comes."""
         is_subreaper = become_subreaper()
+        order, host, stdin = self._await_order()
+        assert order.umask is not None
+        assert order.mask is not None
+        inherited = self._inherited._replace(umask=order.umask, mask=order.mask)
+        wakeup = _monitor_main.wake_by_pipe()
+        job = _monitor_main.begin(order, host, stdin, inherited, is_subreaper=is_subreaper)
+        if job is None:
+            self._tell()
+            os._exit(1)
+        # First of all: the host may be about to kill the monitor of its new job.
+        self._tell(order.root, order.job_id)
+        _monitor_main.say_done(host)
+        self._tell()  # not before: the fork takes a core that the report needs
+        os.close(self._spare_end.fileno())
+        _monitor_main.leave()
+        _monitor_main.run(job, wakeup)
+
+    def _await_order(self) -> tuple[Order, int, int | None]:
+        """The order, the host's socket, and the command's stdin if that is handed over.
+
+        Returns in the host's working directory.
+        """
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         if not poll.poll(0):  # else somebody waits already
@@ -220,23 +242,7 @@ class _Launcher:
             self._tell()
             os._exit(1)
         os.close(cwd)
-        assert order.umask is not None
-        assert order.mask is not None
-        inherited = self._inherited._replace(umask=order.umask, mask=order.mask)
-        wakeup = _monitor_main.wake_by_pipe()
-        job = _monitor_main.begin(
-            order, host, stdin[0] if stdin else None, inherited, is_subreaper=is_subreaper
-        )
-        if job is None:
-            self._tell()
-            os._exit(1)
-        # First of all: the host may be about to kill the monitor of its new job.
-        self._tell(order.root, order.job_id)
-        _monitor_main.say_done(host)
-        self._tell()  # not before: the fork takes a core that the report needs
-        os.close(self._spare_end.fileno())
-        _monitor_main.leave()
-        _monitor_main.run(job, wakeup)
+        return order, host, stdin[0] if stdin else None
 
     def _tell(self, *job: str) -> None:
         """Have the *job* adopted should we be killed; without one, the next spare forked."""
