@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ def bench_prune(bench: Bench) -> Iterator[Figure]:
 
 def _rate(store: JobStore, act: Callable[[JobStore], None]) -> float:
     count = len(store.list())
+    os.sync()  # or it would wait for what the making of the store left to be written
     begun = time.perf_counter()
     act(store)
     return count / (time.perf_counter() - begun)

@@ -33,12 +33,18 @@ class Value:
     convert: ClassVar[Mapping[str, Converter]] = {}
     _names: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, Any]] = {}
+    _converters: ClassVar[tuple[tuple[str, Converter, bool], ...]] = ()
+    """With each whether None is taken as it is: it is the default. Most of a record is none."""
 
     def __init_subclass__(cls) -> None:
         own = [name for name, kind in cls.__annotations__.items() if "ClassVar" not in str(kind)]
         cls._names = (*cls._names, *(name for name in own if name not in cls._names))
         given = {name: cls.__dict__[name] for name in own if name in cls.__dict__}
         cls._defaults = {**cls._defaults, **given}
+        cls._converters = tuple(
+            (name, convert, cls._defaults.get(name, ...) is None)
+            for name, convert in cls.convert.items()
+        )
 
     def __init__(self, *values: Any, **fields: Any) -> None:
         names = self._names
@@ -54,8 +60,10 @@ class Value:
             whole = {name: whole[name] for name in names}
         except KeyError as missing:
             raise TypeError(f"{type(self).__name__} needs a {missing.args[0]!r}") from None
-        for name, convert in self.convert.items():
-            whole[name] = convert(whole[name])
+        for name, convert, may_be_none in self._converters:
+            value = whole[name]
+            if value is not None or not may_be_none:
+                whole[name] = convert(value)
         self.__dict__.update(whole)
         self._check()
 
