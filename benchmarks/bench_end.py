@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from benchmarks.bench import TIMEOUT, Bench
@@ -101,7 +102,7 @@ def _kill_group(bare: Children, argv: list[str], told: Fifo) -> float:
 
 def bench_wait(bench: Bench) -> Iterator[Figure]:
     """How long after the command's exit wait() returns.  The command says when it exits."""
-    store = bench.store("wait")
+    store, place = bench.store("wait"), bench.place("wait-kept")
     program = str(compiled("stamp.c", bench.directory))
     with fifo(bench, "wait") as told, children() as bare:
         argv = [program, told.path, str(_NAP_MS)]
@@ -114,7 +115,8 @@ def bench_wait(bench: Bench) -> Iterator[Figure]:
             bare.start(argv).wait()
             return time.monotonic() - told.read_seconds()
 
-        taken = interleave({"jobsup": job, "Popen": child}, bench.pick(100, 3))
+        acts = {"jobsup": job, "Popen": child, "fdatasync": lambda: _keep(place)}
+        taken = interleave(acts, bench.pick(100, 3))
     yield Figure(
         "wait",
         "wait() wake-up after the command's exit",
@@ -122,4 +124,19 @@ def bench_wait(bench: Bench) -> Iterator[Figure]:
         taken.pop("jobsup"),
         taken,
         target=Target(at_most=3),
+        notes={"fdatasync": "of a record like the final one, and its rename, by hand as late"},
     )
+
+
+def _keep(directory: Path) -> float:
+    """What it takes to keep a record past a power cut, after as long a silence of the disk."""
+    spare = directory / "spare"
+    with open(spare, "wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, 4096)
+        time.sleep(_NAP_MS / 1000)
+        begun = time.monotonic()
+        file.write(bytes(800))
+        file.truncate(800)
+        os.fdatasync(file.fileno())
+        os.replace(spare, directory / "record")
+        return time.monotonic() - begun
