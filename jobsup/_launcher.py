@@ -196,7 +196,7 @@ class _Launcher:
         assert order.umask is not None
         assert order.mask is not None
         inherited = self._inherited._replace(umask=order.umask, mask=order.mask)
-        wakeup = _monitor_main.wake_by_pipe()
+        wakeup = _monitor_main.wake_by_pipe()  # not before: a spare heeds no SIGTERM
         job = _monitor_main.begin(order, host, stdin, inherited, is_subreaper=is_subreaper)
         if job is None:
             self._tell()
@@ -230,18 +230,19 @@ class _Launcher:
         os.close(self._control.fileno())
         name_process("jobsup-monitor")
         host, cwd, *stdin = memoryview(ancillary[0][2]).cast("i")
-        order = _monitor_main.read_order(host)
-        if order is None:
-            self._tell()
-            os._exit(1)
         try:
             _look_into(int(message))
             os.fchdir(cwd)
         except OSError as error:  # the host may be where it could not enter again
-            os.write(host, Report(RELAUNCH, order.root, error.errno).to_bytes())
+            _monitor_main.read_order(host)
+            os.write(host, Report(RELAUNCH, "", error.errno).to_bytes())
             self._tell()
             os._exit(1)
         os.close(cwd)
+        order = _monitor_main.read_order(host)
+        if order is None:
+            self._tell()
+            os._exit(1)
         return order, host, stdin[0] if stdin else None
 
     def _tell(self, *job: str) -> None:

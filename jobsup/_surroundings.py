@@ -53,20 +53,25 @@ def surroundings() -> Surroundings | None:
     Sources: proc_pid_status(5), proc_pid_limits(5), namespaces(7) and the
     others named there, credentials(7).
     """
-    thread = "/proc/thread-self/"
+    try:
+        # By one descriptor: to follow the link takes longer than most of the reads.
+        thread = os.open("/proc/thread-self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         settings = inherited_settings()
-        status = _read(thread + "status")
+        status = _read("status", thread)
         umask = _UMASK.search(status)
         if settings is None or umask is None or _hides_filters(status):
             return None
-        parts = [settings, *_STATUS.findall(status), *(_read_if(thread + name) for name in _FILES)]
-        spaces = sorted(os.listdir(thread + "ns"))
-        parts += [os.fsencode(os.readlink(f"{thread}ns/{name}")) for name in spaces]
+        parts = [settings, *_STATUS.findall(status), *(_read_if(name, thread) for name in _FILES)]
+        parts += _namespaces(thread)
         parts.append(_read_if("/proc/self/coredump_filter"))
-        parts.append(_root())
+        parts.append(_root(thread))
     except OSError:
         return None
+    finally:
+        os.close(thread)
     if _filters(status) != _FIRST_FILTERS:
         # Filters of another thread may be as many, and forbid something else.
         parts.append(b"%d" % _thread())
@@ -87,13 +92,23 @@ def _filters(status: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def _root() -> bytes:
+def _namespaces(thread: int) -> list[bytes]:
+    """Those that its children will be in.  namespaces(7)"""
+    directory = os.open("ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=thread)
+    try:
+        names = sorted(os.listdir(directory))
+        return [os.readlink(name, dir_fd=directory).encode() for name in names]
+    finally:
+        os.close(directory)
+
+
+def _root(thread: int) -> bytes:
     """What "/" is, and the mount that it is reached by: another may hide or show what it likes."""
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         root = os.fstat(fd)
         # mnt_id: proc_pid_fdinfo(5)
-        return _read(f"/proc/thread-self/fdinfo/{fd}") + b"%d:%d" % (root.st_dev, root.st_ino)
+        return _read(f"fdinfo/{fd}", thread) + b"%d:%d" % (root.st_dev, root.st_ino)
     finally:
         os.close(fd)
 
@@ -103,18 +118,18 @@ def _hides_filters(status: bytes) -> bool:
     return b"\nSeccomp:\t2" in status and b"\nSeccomp_filters:" not in status
 
 
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _read(path: str, directory: int | None = None) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         return os.read(fd, _BLOCK)
     finally:
         os.close(fd)
 
 
-def _read_if(path: str) -> bytes:
+def _read_if(path: str, directory: int | None = None) -> bytes:
     """Likewise; the error where the kernel has no such thing."""
     try:
-        return _read(path)
+        return _read(path, directory)
     except OSError as error:
         return str(error.errno).encode()
 
