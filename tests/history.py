@@ -19,6 +19,8 @@ from model_jobs import TOKEN, ModelJob
 
 from jobsup import Job, JobNotFoundError, JobRecord, JobsupError, RecordError
 from jobsup._identity import identify, open_process, send_verified
+from jobsup._jobdir import StoreDir
+from jobsup._sweep import sweep_launch
 
 WORKERS: Final = 4
 WAITERS: Final = 2
@@ -224,7 +226,9 @@ class History(Judge):
         return os.listdir(self.root / "jobs") + os.listdir(self.root / "active")
 
     def _unborn(self) -> list[str]:
-        return [name for name in os.listdir(self.root / "jobs") if name.endswith(".new")]
+        """Those that are being born yet; what a killed starter left is swept, as prune would."""
+        names = [name for name in os.listdir(self.root / "jobs") if name.endswith(".new")]
+        return [name for name in names if not sweep_launch(StoreDir(self.root), name[1:-4])]
 
     def _until(self, condition: Callable[[], bool], text: str) -> None:
         deadline = time.monotonic() + PATIENCE
