@@ -80,13 +80,10 @@ def _settle(job_dir: JobDir) -> JobRecord | None:
         record = job_dir.read_record()
         if record.state is JobState.ENDED:
             return record
-        if ahead := job_dir.ahead_of(record):
-            if ahead.state is JobState.ENDED:
-                job_dir.write_final_record(ahead)
-                tell_the_end(job_dir, ahead)
-                return ahead
-            record = ahead
-        settled = _verdict(job_dir, advance(record, MonitorDied()))
+        record = job_dir.ahead_of(record) or record
+        settled: JobRecord | None = record
+        if record.state is not JobState.ENDED:
+            settled = _verdict(job_dir, advance(record, MonitorDied()))
         if settled is not None:
             job_dir.write_final_record(settled)
             tell_the_end(job_dir, settled)

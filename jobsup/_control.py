@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from jobsup._jobdir import FILE_MODE, JobDir
+from jobsup._jobdir import FILE_MODE, JobDir, unlink
 from jobsup._model import plain
 from jobsup._spec import JobSpec, Leftovers, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
@@ -164,7 +164,7 @@ def ask(
         try:
             os.mkfifo(reply, FILE_MODE)
             os.chmod(reply, 0o622)  # root may ask another's monitor; the directory is private
-            on_exit.callback(_unlink, reply)
+            on_exit.callback(unlink, reply)
             answers = os.open(reply, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             on_exit.callback(os.close, answers)
             request = evolve(request, reply=name)
@@ -180,11 +180,6 @@ def ask(
         if answers is None:
             return Answer(heard=False)
         return _answer(control, answers, monitor, deadline)
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _answer(control: int, answers: int, monitor: int | None, deadline: float) -> Answer | None:
@@ -272,10 +267,10 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, spec: JobSpec) -> Terms:
-        owned = spec.lifetime is Lifetime.OWNER and spec.owner
+        owner = spec.owner if spec.lifetime is Lifetime.OWNER else None
         return cls(
             spec.timeout,
-            (spec.owner.pid, spec.owner.token) if owned and spec.owner else None,
+            (owner.pid, owner.token) if owner else None,
             spec.output_limit,
             spec.on_output_limit is OnOutputLimit.KILL,
             spec.separate_stderr,

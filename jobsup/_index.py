@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from jobsup._jobdir import FILE_MODE
+from jobsup._jobdir import FILE_MODE, unlink
 from jobsup._platform import boot_id
 from jobsup._ulid import LENGTH, is_id
 
@@ -130,9 +130,9 @@ def rebuild(root: str) -> None:
         fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
         on_exit.callback(_unlock, jobs)
         new = f"{root}/{_NAME}.new"
-        _unlink(new)
+        unlink(new)
         fd = os.open(new, _CREATE, FILE_MODE)
-        on_exit.callback(_unlink, new)
+        on_exit.callback(unlink, new)
         on_exit.callback(os.close, fd)
         head = _head(_PARTIAL, os.fstat(fd).st_ino, os.fstat(jobs).st_ino)
         if os.write(fd, head) < len(head):
@@ -214,8 +214,3 @@ def _is_job(root: str, job_id: str) -> bool:
 
 def _unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)  # a fork that a thread made meanwhile holds it open
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)

@@ -30,6 +30,7 @@ DIR_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 # Without O_NONBLOCK a FIFO that somebody planted would hold us for ever.  fifo(7)
 _CREATE: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def _path(text: str) -> Path:
@@ -114,8 +115,7 @@ class StoreDir(_Directory):
         return os.path.exists(self.at(f"active/{job_id}"))
 
     def unmark_active(self, job_id: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self.at(f"active/{job_id}"))
+        unlink(self.at(f"active/{job_id}"))
 
 
 def _ids_in(directory: Path, is_kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
@@ -167,16 +167,28 @@ class JobDir(_Directory):
             return RecordError.of(path, "is missing; somebody deleted it from the job's directory")
         return JobNotFoundError(self.path.name, self.store.root)
 
-    def remove(self) -> None:
-        """Delete the directory.  It is flat; what somebody else put into it below stays."""
+    def remove(self) -> int:
+        """Delete the directory, which is flat, and say how much it took on disk.
+
+        What cannot be deleted, and what somebody else put below it, stays.
+        """
+        freed = 0
         with suppress(OSError):
-            if self.path.is_symlink():  # somebody planted it: what it points at is not ours
-                self.path.unlink()
-                return
-            for entry in os.scandir(self.path):
-                with suppress(OSError):
-                    os.unlink(entry.path)
-            self.path.rmdir()
+            if stat.S_ISLNK(os.lstat(self.text).st_mode):  # planted: what it leads to is not ours
+                os.unlink(self.text)
+                return 0
+            fd = os.open(self.text, _DIRECTORY)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        with suppress(OSError):
+                            size = os.stat(entry.name, dir_fd=fd, follow_symlinks=False).st_blocks
+                            os.unlink(entry.name, dir_fd=fd)
+                            freed += size * 512
+            finally:
+                os.close(fd)
+            os.rmdir(self.text)
+        return freed
 
     # -- the lock ------------------------------------------------------------
 
@@ -240,8 +252,7 @@ class JobDir(_Directory):
             _write(new, to_json(record))
             os.replace(new, self.at("meta.json"))
         except OSError:
-            with suppress(FileNotFoundError):
-                os.unlink(new)
+            unlink(new)
             raise
 
     def write_draft(self, record: bytes) -> None:
@@ -322,6 +333,12 @@ def _flock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def unlink(path: str) -> None:
+    """Delete a file, if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def read_bytes(path: str) -> bytes:

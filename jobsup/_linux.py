@@ -104,8 +104,7 @@ class ProcessHandle:
         # read, the row may be a successor's, but then so is the exit here.
         if row is None or self.reaped():
             return None
-        started = row.start_ticks - _shift_ticks()
-        return f"{_domain()}:{started}:{os.fstat(self._fd).st_ino}"
+        return _token(row, self._fd)
 
     def reaped(self) -> bool:
         """Whether the number is free again; while it is not, it is this process's own."""
@@ -169,15 +168,17 @@ class ProcessHandle:
 def own_token(pid: int) -> str:
     """The start token of this process or of its unreaped child, whose number is theirs for sure."""
     fd = os.pidfd_open(pid)
-    inode = os.fstat(fd).st_ino
-    os.close(fd)
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        row = os.read(fd, 4096)
+        row = ProcessRow.read(pid)
+        assert row is not None, f"process {pid} was reaped by somebody else"
+        return _token(row, fd)
     finally:
         os.close(fd)
-    started = int(row[row.rindex(b")") :].split(b" ", 21)[20])
-    return f"{_domain()}:{started - _shift_ticks()}:{inode}"
+
+
+def _token(row: ProcessRow, pidfd: int) -> str:
+    started = row.start_ticks - _shift_ticks()
+    return f"{_domain()}:{started}:{os.fstat(pidfd).st_ino}"
 
 
 def _may_inspect(pid: int) -> bool:

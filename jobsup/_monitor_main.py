@@ -76,10 +76,10 @@ def main() -> NoReturn:
     if order is None:
         os._exit(1)
     let_go_of_host()
-    is_subreaper = become_subreaper()
     if verb == "adopt":
         leave()
         take_over(order, host)
+    is_subreaper = become_subreaper()
     wakeup = wake_by_pipe()
     job = begin(order, host, order.stdin_fd, inherited, is_subreaper=is_subreaper)
     if job is None:

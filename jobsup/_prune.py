@@ -21,7 +21,6 @@ from jobsup.errors import RecordError
 
 Progress = Callable[[int, int], object]
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _TELL_SECONDS: Final = 0.1
 
 
@@ -187,26 +186,8 @@ def _remove(store: StoreDir, name: str, marked: set[str]) -> int | None:
                 tell_the_end(job, job.read_record())
         hidden = store.at(f"jobs/.{name}.del")
         os.rename(job.text, hidden)
-        freed = _delete(hidden)
+        freed = JobDir(hidden).remove()
         if is_marked:
             store.unmark_active(name)
         return freed
     return None
-
-
-def _delete(directory: str) -> int:
-    """The directory, which is flat, and how much it took; what cannot be deleted stays."""
-    freed = 0
-    with suppress(OSError):
-        fd = os.open(directory, _DIRECTORY)
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    with suppress(OSError):
-                        size = os.stat(entry.name, dir_fd=fd, follow_symlinks=False).st_blocks
-                        os.unlink(entry.name, dir_fd=fd)
-                        freed += size * 512
-        finally:
-            os.close(fd)
-        os.rmdir(directory)
-    return freed

@@ -121,7 +121,6 @@ UNREACHED: Final = {
     "_index._open_to_append: os.chmod": "for a umask that takes even its owner's rights",
     "_index._open_to_append: os.unlink": "somebody put something else there",
     "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
-    "_jobdir.JobDir.write_record: os.unlink": "only once another call has failed",
     "_jobdir.read_bytes: os.read #2": "only if the first read is cut short",
     "_launcher._Launcher._be_spare: os.close": "the last of a birth, and then it is killed",
     "_launcher._Launcher._await_order: os.write": "it may not enter; test_launcher has such a host",

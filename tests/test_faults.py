@@ -194,7 +194,7 @@ FOUND = [
     # start() raised an OSError that it does not promise.
     ("owned", "host os.open@_linux < _linux.token < _identity.identify", "EMFILE"),
     # It was told why the undo failed, and not why the start did.
-    ("not_found", "monitor os.unlink@_jobdir < _layout.take_down", "EIO"),
+    ("not_found", "monitor os.unlink@_jobdir < _jobdir.unmark_active < _layout.take_down", "EIO"),
     # The exit status was lost though it could have been read a moment later.
     ("adopted_and_let_alone", "monitor os.open@_linux < _linux.exit_status", "EMFILE"),
 ]
