@@ -106,7 +106,8 @@ class ModelJob:
     def faults_of(self, record: JobRecord) -> list[str]:
         """What is wrong with the *record* of its end."""
         faults = []
-        told = int(self.told.read_text()) if self.told.exists() else None
+        text = self.told.read_text() if self.told.exists() else ""
+        told = int(text) if text else None  # it may have been killed before it wrote the number
         status = (record.exit_code, record.signal)
         if record.state is not JobState.ENDED:
             return [f"it is {record.state.value}"]
