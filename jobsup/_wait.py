@@ -1,7 +1,13 @@
-"""Waiting for jobs to end: block on their monitors' pidfds, then read the records."""
+"""Waiting for jobs to end: block on what their monitors read, then read the records.
+
+A monitor reads its job's control FIFO until the final record is written, or
+until it dies; then the write end of whoever waits reports an error.  pipe(7)
+This needs no look at the monitor, whatever its pid means to us.
+"""
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Iterable, Sequence
@@ -9,17 +15,15 @@ from contextlib import ExitStack, suppress
 from typing import Final, Literal, NamedTuple
 
 from jobsup._adopt import current_record
-from jobsup._control import LONGEST_SECONDS
-from jobsup._identity import open_process
+from jobsup._control import LONGEST_SECONDS, open_for_write
 from jobsup._jobdir import JobDir
 from jobsup._model import JobRecord, JobState
-from jobsup._platform import ProcessHandle
 
 Mode = Literal["any", "all"]
 
-_BLIND_SECONDS: Final = 0.1
-"""Between two looks where there is no process to wait on: the monitor is in
-another pid namespace, or somebody is adopting the job right now."""
+_BLIND_SECONDS: Final = 0.02
+"""Between two looks where nobody reads: the monitor is dying, or somebody is
+adopting the job right now, or has deleted its FIFO."""
 
 
 class Waited(NamedTuple):
@@ -36,7 +40,7 @@ class _Look:
     def __init__(
         self, jobs: Iterable[JobDir], known: dict[str, JobRecord], on_exit: ExitStack
     ) -> None:
-        self.handles: list[ProcessHandle] = []
+        self.filenos: list[int] = []
         self.is_blind = False
         for job_dir in jobs:
             try:
@@ -51,19 +55,19 @@ class _Look:
         record = current_record(job_dir)
         if record.state is JobState.ENDED:
             return record
-        handle = open_process(record.monitor) if record.monitor else None
-        if handle is None:
-            record = job_dir.read_record()
-            if record.state is JobState.ENDED:
-                return record  # it ended as we looked
-        if handle is None or handle.fileno() is None:
-            self.is_blind = True
-        if handle is not None:
-            on_exit.callback(handle.close)
-            # The monitor may have ended the job after we read the record
-            # and before we held it; then it is over, and wakes us at once.
-            self.handles.append(handle)
-        return None
+        try:
+            fd = open_for_write(job_dir.at("control"))
+        except FileNotFoundError:
+            fd = None
+        if fd is not None:
+            # The monitor may have ended the job after we read the record and
+            # before we held its FIFO; then that is over, and wakes us at once.
+            on_exit.callback(os.close, fd)
+            self.filenos.append(fd)
+            return None
+        self.is_blind = True
+        record = job_dir.read_record()
+        return record if record.state is JobState.ENDED else None  # it ended as we looked
 
     def pause(self, left: float | None) -> float | None:
         """Seconds to block at most."""
@@ -71,9 +75,6 @@ class _Look:
         if left is None:
             return longest if self.is_blind else None
         return min(left, longest)
-
-    def filenos(self) -> list[int]:
-        return [fd for handle in self.handles if (fd := handle.fileno()) is not None]
 
 
 def wait(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) -> Waited:
@@ -87,8 +88,8 @@ def wait(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) -> Waited:
             if _is_over(jobs, known, mode) or left == 0:
                 return _waited(jobs, known)
             poll = select.poll()
-            for fd in look.filenos():
-                poll.register(fd, select.POLLIN)
+            for fd in look.filenos:
+                poll.register(fd, 0)  # POLLERR comes unasked
             pause = look.pause(left)
             poll.poll(None if pause is None else pause * 1000)
 
@@ -107,7 +108,7 @@ async def wait_async(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) 
             if _is_over(jobs, known, mode) or left == 0:
                 return _waited(jobs, known)
             woken = asyncio.Event()
-            for fd in look.filenos():
+            for fd in look.filenos:
                 loop.add_reader(fd, woken.set)
                 on_exit.callback(loop.remove_reader, fd)
             with suppress(asyncio.TimeoutError):

@@ -42,7 +42,6 @@ WEAKER: Final = {
     "the record counts the command alone, and what it waited for": (
         "test_usage.py::test_record_has_what_the_children_took_once",
     ),
-    "without kqueue a wait looks now and then": ("test_wait.py::test_wait_does_not_poll",),
 }
 
 
