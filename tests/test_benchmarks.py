@@ -101,10 +101,13 @@ def test_every_contender_has_its_turn_in_every_round() -> None:
         turns.append(name)
         return float(len(turns))
 
-    taken = interleave({"ours": lambda: act("ours"), "theirs": lambda: act("theirs")}, 2)
+    taken = interleave({"ours": lambda: act("ours"), "theirs": lambda: act("theirs")}, 20)
 
-    assert turns == ["ours", "theirs"] * 3
-    assert taken == {"ours": [3, 5], "theirs": [4, 6]}  # the first round does not count
+    rounds = [tuple(turns[at : at + 2]) for at in range(0, len(turns), 2)]
+    assert len(rounds) == 21
+    assert {*rounds} == {("ours", "theirs"), ("theirs", "ours")}
+    for name, numbers in taken.items():  # the first round does not count
+        assert numbers == [n for n, who in enumerate(turns, 1) if who == name][1:]
 
 
 @pytest.mark.parametrize(
