@@ -337,6 +337,8 @@ class Report(Value):
     @classmethod
     def from_bytes(cls, data: bytes) -> Report | None:
         """The report, None if *data* ends without one."""
+        if data == DONE:
+            return cls()
         try:
             return cls(**json.loads(data.splitlines()[-1]))
         except (ValueError, TypeError, IndexError):

@@ -108,8 +108,12 @@ class StoreDir(_Directory):
         return _ids_in(self.active, lambda entry: entry.is_file(follow_symlinks=False))
 
     def mark_active(self, job_id: str) -> None:
-        fd = os.open(self.at(f"active/{job_id}"), _CREATE | os.O_WRONLY, FILE_MODE)
-        os.close(fd)
+        marker = self.at(f"active/{job_id}")
+        try:
+            # A name more takes less than a file more, above all when it goes.
+            os.link(self.unborn(job_id).at("spec.json"), marker)
+        except OSError:  # not every file system has links
+            os.close(os.open(marker, _CREATE | os.O_WRONLY, FILE_MODE))
 
     def is_marked(self, job_id: str) -> bool:
         return os.path.exists(self.at(f"active/{job_id}"))

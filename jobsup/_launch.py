@@ -75,16 +75,16 @@ def _laid_out(order: Order) -> Order:
     Done when somebody waits for the order, so that hardly a moment is left in
     which this process could be killed and leave the directory to prune.
     """
-    unborn = StoreDir(order.root).unborn(order.job_id)
-    if order.verb != "start" or unborn.exists():  # another monitor was killed before it began
+    if order.verb != "start":
         return order
     try:
         lay_out(order)
+    except FileExistsError:  # another monitor was killed before it began
+        return order
     except OSError as error:
         if error.errno == errno.EFBIG:  # our own limit, which a monitor lifts for itself
             return order._replace(lays_out=True)
-        stage = "exists" if error.errno == errno.EEXIST else "store"
-        raise SpawnError(stage, order.root, error.strerror or str(error)) from error
+        raise SpawnError("store", order.root, error.strerror or str(error)) from error
     return order
 
 
@@ -100,7 +100,7 @@ def _converse(ours: socket.socket, order: Order) -> bytes:
         pass  # what it said before it died is still there to be read
     answer = b""
     try:
-        while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
+        while (not answer or Report.from_bytes(answer) is None) and (part := ours.recv(1 << 16)):
             answer += part
     except ConnectionResetError:
         pass
