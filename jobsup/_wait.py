@@ -22,8 +22,8 @@ from jobsup._model import JobRecord, JobState
 Mode = Literal["any", "all"]
 
 _BLIND_SECONDS: Final = 0.02
-"""Between two looks where nobody reads: the monitor is dying, or somebody is
-adopting the job right now, or has deleted its FIFO."""
+"""Between two looks where nobody reads: the monitor is dying, or has adopted the
+job just now, or somebody has deleted its FIFO."""
 
 
 class Waited(NamedTuple):
@@ -52,22 +52,24 @@ class _Look:
 
     def _look_at(self, job_dir: JobDir, on_exit: ExitStack) -> JobRecord | None:
         """The final record; None if there is none yet, and something to block on."""
+        if self._listen_to(job_dir, on_exit):
+            return None
         record = current_record(job_dir)
         if record.state is JobState.ENDED:
             return record
-        try:
-            fd = open_for_write(job_dir.at("control"))
-        except FileNotFoundError:
-            fd = None
-        if fd is not None:
-            # The monitor may have ended the job after we read the record and
-            # before we held its FIFO; then that is over, and wakes us at once.
-            on_exit.callback(os.close, fd)
-            self.filenos.append(fd)
-            return None
         self.is_blind = True
-        record = job_dir.read_record()
-        return record if record.state is JobState.ENDED else None  # it ended as we looked
+        return None
+
+    def _listen_to(self, job_dir: JobDir, on_exit: ExitStack) -> bool:
+        """Block on the job's monitor; False if it is not seen to live."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            fd = open_for_write(job_dir.at("control"))
+            if fd is not None:
+                on_exit.callback(os.close, fd)
+                self.filenos.append(fd)
+                # Somebody else may read there, too.
+                return job_dir.is_held()
+        return False
 
     def pause(self, left: float | None) -> float | None:
         """Seconds to block at most."""
