@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import time
@@ -101,7 +102,8 @@ def bear(
         environment = {**(order.environment or {}), MARKER: order.job_id}
         command = spawn(Command(order.argv, environment, stdio), inherited)
         at = b'"%s"' % now().isoformat().encode()
-        record = fill(order.record, started_at=at, command=_who(command), monitor=_who(os.getpid()))
+        monitor = who_we_are(os.getpid())
+        record = fill(order.record, started_at=at, command=_who(command), monitor=monitor)
         if os.pwrite(draft, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         job = Supervised(store.job(order.job_id), order.terms, record, is_adopted=False)
@@ -145,6 +147,10 @@ def _take_up(
 def _who(pid: int) -> bytes:
     """The identity of ourselves or our own child, as a record keeps it."""
     return b'{"pid":%d,"token":"%s"}' % (pid, own_token(pid).encode())
+
+
+who_we_are: Final = functools.cache(_who)
+"""Of *our* pid, which nobody else has while we live."""
 
 
 def _open_output(path: str) -> int:

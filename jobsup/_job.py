@@ -316,10 +316,14 @@ class Job(Value):
 
         False if the monitor died before it came.
         """
-        record = self.status()
-        if record.stop_cause or record.state is JobState.ENDED:
-            return True
-        return record.monitor is not None and send_verified(record.monitor, SIGTERM) is None
+        pin = self.dir.pin()
+        try:
+            record = self.status()
+            if record.stop_cause or record.state is JobState.ENDED:
+                return True
+            return record.monitor is not None and send_verified(record.monitor, SIGTERM) is None
+        finally:
+            os.close(pin)
 
     @contextmanager
     def _watched(self, job_dir: JobDir) -> Iterator[int | None]:

@@ -219,6 +219,24 @@ class JobDir(_Directory):
         finally:
             os.close(fd)
 
+    def pin(self) -> int:
+        """Keep the job's monitor from taking up another job, until the descriptor is closed.
+
+        For whoever signals the monitor's pid and not the job: pinned first and
+        looked at second, a job that has not ended is the one that is meant.
+        """
+        fd = os.open(self.text, _DIRECTORY)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+    def is_pinned(self) -> bool:
+        """Whether somebody does; asked once the final record is written."""
+        fd = os.open(self.text, _DIRECTORY)
+        try:
+            return not _flock(fd, fcntl.LOCK_EX)
+        finally:
+            os.close(fd)
+
     def size_of(self, name: str) -> int:
         """Bytes of a file, 0 if there is none."""
         try:

@@ -115,8 +115,8 @@ class Monitor:
 
     # -- the loop ------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until the job has ended."""
+    def run(self) -> bool:
+        """Until the job has ended; whether the kernel says that nothing of it is left."""
         self._attempt(self._open_caps)
         self._attempt(self._arm)
         self._attempt(self._look)
@@ -132,6 +132,7 @@ class Monitor:
                 if not self._ledger.has_ended:
                     self._attempt(self._acts[fd])
             self._keep_time()
+        return bool(self._ledger.record.proved)
 
     def _keep_time(self) -> None:
         now = time.monotonic()

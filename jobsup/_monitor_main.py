@@ -28,9 +28,10 @@ def read_order(host: int) -> Order | None:
     return Order.from_bytes(b"".join(parts)) if parts else None
 
 
-def _tell(host: int, report: Report) -> None:
-    with suppress(OSError):  # the host may be gone; the job does not need it
-        os.write(host, report.to_bytes())
+def _tell(host: int | None, report: Report) -> None:
+    if host is not None:
+        with suppress(OSError):  # it may be gone; the job does not need it
+            os.write(host, report.to_bytes())
 
 
 def let_go_of_host() -> None:
@@ -87,6 +88,7 @@ def main() -> NoReturn:
     say_done(host)
     leave()
     run(job, wakeup)
+    os._exit(0)
 
 
 def leave() -> None:
@@ -113,8 +115,8 @@ def say_done(host: int) -> None:
     os.close(host)
 
 
-def take_over(order: Order, host: int) -> NoReturn:
-    """From a job without a monitor to the final record."""
+def take_over(order: Order, host: int | None = None) -> NoReturn:
+    """From a job without a monitor to the final record; a *host* is told what becomes of it."""
     wakeup = wake_by_pipe()
     become_subreaper()
     try:
@@ -127,17 +129,19 @@ def take_over(order: Order, host: int) -> NoReturn:
     except Exception as error:
         _tell(host, Report("monitor", order.root, None, f"{type(error).__name__}: {error}"))
         os._exit(1)
-    say_done(host)
+    if host is not None:
+        say_done(host)
     run(job, wakeup)
+    os._exit(0)
 
 
-def run(job: Supervised, wakeup: int) -> NoReturn:
-    """Supervise the job to its final record."""
+def run(job: Supervised, wakeup: int) -> bool:
+    """Supervise the job to its final record; whether the kernel says that nothing of it is left."""
     try:
-        Monitor(job, wakeup).run()
+        is_clean = Monitor(job, wakeup).run()
     except BaseException as error:
         log(job.job_dir, _traceback(error))
         os._exit(1)
     with suppress(OSError):  # prune sweeps it
         job.job_dir.store.unmark_active(job.job_dir.id)
-    os._exit(0)
+    return is_clean

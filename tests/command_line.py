@@ -102,7 +102,7 @@ def damage(job: Job) -> None:
     (job.root / "jobs" / job.id / "meta.json").write_text("{")
 
 
-def holds_a_process(pid: int) -> bool:
-    """Whether it has a pidfd: that is how it waits."""
+def waits(pid: int) -> bool:
+    """Whether it has a job's control FIFO open: that is how it does."""
     links = Path(f"/proc/{pid}/fd").iterdir()
-    return any("pidfd" in os.readlink(link) for link in links if link.is_symlink())
+    return any(os.readlink(link).endswith("/control") for link in links if link.is_symlink())

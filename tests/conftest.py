@@ -34,7 +34,7 @@ from jobsup._identity import identify, is_alive, open_process, send_verified
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._launch import LAUNCHER
 from jobsup._model import now, to_json
-from jobsup._platform import NAME, environ_of, processes
+from jobsup._platform import NAME, ProcessRow, environ_of, processes
 from jobsup._strays import MARKER
 from jobsup._ulid import new_id
 
@@ -80,6 +80,22 @@ def wait_gone(identity: ProcessIdentity) -> None:
             return
         ready, _, _ = select.select([fd], [], [], TIMEOUT)
         assert ready, f"process {identity.pid} lives on"
+
+
+def wait_let_go(job: Job) -> None:
+    """Until the job's monitor has done its last; it may then have another one."""
+    eventually(lambda: not job.dir.is_held(), f"the monitor of {job.id} let go of it")
+
+
+def signal_monitor(job: Job, signum: int) -> None:
+    """Signal the monitor of a job that has not ended, and no other job that it takes up next."""
+    pin = job.dir.pin()
+    try:
+        record = job.dir.read_record()
+        if record.state is not JobState.ENDED and record.monitor:
+            send_verified(record.monitor, signum)
+    finally:
+        os.close(pin)
 
 
 def kill_and_wait(identity: ProcessIdentity | None) -> None:
@@ -322,6 +338,12 @@ def _ids(store: JobStore) -> list[str]:
         return []
 
 
+def waits_for_a_job(pid: int) -> bool:
+    """Whether it is a launcher's spare, for the first time or again."""
+    row = ProcessRow.read(pid)
+    return row is not None and row.command == "jobsup-spare"
+
+
 def _living(stores: list[WatchedStore], mark: str) -> set[ProcessIdentity]:
     """The processes of the test that outlive it.  A monitor may still be on its way out."""
     deadline = time.monotonic() + TIMEOUT
@@ -331,6 +353,7 @@ def _living(stores: list[WatchedStore], mark: str) -> set[ProcessIdentity]:
     recorded = {identity for known in started for identity in known}
     while True:
         living = {identity for identity in recorded if is_alive(identity)}
+        living = {identity for identity in living if not waits_for_a_job(identity.pid)}
         for row in processes():
             environ = b"" if row.is_zombie else environ_of(row.pid)
             if any(mark in environ for mark in marks) and (identity := identify(row.pid)):

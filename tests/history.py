@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Final
@@ -17,8 +17,8 @@ from judge import Call, Judge
 from launchers import launchers_of
 from model_jobs import TOKEN, ModelJob
 
-from jobsup import Job, JobNotFoundError, JobRecord, JobsupError, RecordError
-from jobsup._identity import identify, open_process, send_verified
+from jobsup import Job, JobNotFoundError, JobState, JobsupError, RecordError
+from jobsup._identity import identify, send_verified
 from jobsup._jobdir import StoreDir
 from jobsup._sweep import sweep_launch
 
@@ -122,9 +122,14 @@ class History(Judge):
         self._draw("kill monitor", None, job)
         if job.job_id is None:
             return
-        with suppress(OSError, RecordError):
-            monitor = Job(job.job_id, self.root).dir.read_record().monitor
-            assert monitor
+        with ExitStack() as on_exit, suppress(OSError, RecordError):
+            directory = Job(job.job_id, self.root).dir
+            on_exit.callback(os.close, directory.pin())
+            record = directory.read_record()
+            if record.state is JobState.ENDED:  # its monitor may have another job by now
+                return
+            assert record.monitor
+            monitor = record.monitor
             refused = send_verified(monitor, SIGKILL)
             self.kills += not refused
             job.monitor_kills += not refused
@@ -182,20 +187,13 @@ class History(Judge):
             handle.cancel(grace=0.2)
             record = handle.wait(PATIENCE)
             self.see(job, record, None)
-            self._until_gone(record)
+            # The monitor tells the feed after the record.
+            self._until(lambda: not handle.dir.is_held(), f"{job.token} has no monitor")
             handle.status()  # tells the feed of the end, if nobody else could
             if job.told.exists():
                 self.check(handle.tail() == f"{job.token}\n", f"output of {job.token} is missing")
         except JobNotFoundError:
             self.check(self.may_be_gone(job), f"{job.token} has vanished")
-
-    def _until_gone(self, record: JobRecord) -> None:
-        """The monitor tells the feed after the record."""
-        assert record.monitor
-        handle = open_process(record.monitor)
-        if handle is not None:
-            with handle:
-                self._until(handle.exited, f"monitor {record.monitor.pid} has ended")
 
     def _check_feed(self, jobs: list[ModelJob]) -> None:
         feed = all_events(self.store)

@@ -21,7 +21,7 @@ import faulty
 from conftest import Gate, files_in, kill_and_wait
 
 from jobsup import Job, JobRecord, JobState, JobStore, JobsupError, _launch
-from jobsup._identity import is_alive, send_verified
+from jobsup._identity import is_alive
 from jobsup._jobdir import StoreDir
 from jobsup._ulid import new_id
 
@@ -185,10 +185,8 @@ def signalled(scene: Scene) -> None:
     """SIGTERM to the monitor is a cancel too."""
     if job := scene.start(UNTIL_GATE):
         scene.is_up(job)
-        with scene.unharmed():
-            if monitor := job.dir.read_record().monitor:
-                send_verified(monitor, signal.SIGTERM)
-        scene.tries(lambda: job.wait(timeout=5))
+        # The first may fail.
+        scene.tries(job._stop_without_words, job._stop_without_words, lambda: job.wait(timeout=5))
 
 
 def timed_out(scene: Scene) -> None:
@@ -338,6 +336,14 @@ def launched(scene: Scene) -> None:
             scene.tries(partial(job.wait, timeout=5))
 
 
+def reused(scene: Scene) -> None:
+    """Monitors of short jobs take one after the other."""
+    os.environ[_launch.LAUNCHER] = "1"
+    for _ in range(4):
+        if job := scene.start_argv(["sh", "-c", 'echo over >"$0"; exit 7', str(scene.over)]):
+            scene.tries(partial(job.wait, timeout=5))
+
+
 def not_found(scene: Scene) -> None:
     """No such program, and no such directory: nothing is left."""
     scene.start_argv(["no-such-program"])
@@ -366,6 +372,6 @@ SCENARIOS: Final[dict[str, Callable[[Scene], None]]] = {
     for play in (
         *(requests, cancelled, signalled, timed_out, swept, waited_for, left_alone, capped),
         *(owned, adopted, adopted_and_let_alone, settled, pruned, fed, not_found),
-        *(hampered, launched),
+        *(hampered, launched, reused),
     )
 }

@@ -14,7 +14,7 @@ from signal import SIGINT
 from subprocess import PIPE
 
 import pytest
-from command_line import Cli, ended, holds_a_process, read_until
+from command_line import Cli, ended, read_until, waits
 from commands import (
     python,
     says,
@@ -135,7 +135,7 @@ def test_interrupted_wait_leaves_the_job_alone(cli: Cli, store: WatchedStore, ga
     follower = cli.popen("logs", "-f", job.id, stdout=PIPE, stderr=PIPE)
     read_until(follower.stdout, b"hello\n")
     waiter = cli.popen("wait", job.id, stderr=PIPE)
-    eventually(lambda: holds_a_process(waiter.pid), "it waits for the monitor")
+    eventually(lambda: waits(waiter.pid), "it waits for the monitor")
 
     for child in (follower, waiter):
         child.send_signal(SIGINT)

@@ -15,7 +15,7 @@ from subprocess import PIPE
 
 import click
 import pytest
-from command_line import Cli, damage, ended, holds_a_process, read_until
+from command_line import Cli, damage, ended, read_until, waits
 from commands import (
     dies_of,
     exits_with,
@@ -161,7 +161,7 @@ def test_wait_exits_as_the_first_that_failed(
 def test_wait_returns_when_the_job_ends(cli: Cli, store: WatchedStore, gate: Gate) -> None:
     job = store.start(exits_with(4, when_opened=gate))
     waiter = cli.popen("wait", job.id)
-    eventually(lambda: holds_a_process(waiter.pid), "it waits for the monitor")
+    eventually(lambda: waits(waiter.pid), "it waits for the monitor")
     gate.open()
     assert waiter.wait(TIMEOUT) == 4
 

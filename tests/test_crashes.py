@@ -28,6 +28,7 @@ from conftest import (
     run_host,
     state_of,
     wait_gone,
+    wait_let_go,
     without_privilege,
 )
 
@@ -723,7 +724,7 @@ def test_deleted_directory_under_a_live_monitor(store: WatchedStore, gate: Gate)
     assert is_alive(record.monitor)
     gate.open()
     assert other.wait(timeout=TIMEOUT).outcome is Outcome.SUCCEEDED
-    wait_gone(record.monitor)
+    wait_let_go(other)
 
 
 def test_deleted_job_can_still_be_stopped_through_its_monitor(

@@ -26,6 +26,7 @@ from conftest import (
     run_host,
     state_of,
     wait_gone,
+    wait_let_go,
 )
 from witnesses import compiled
 
@@ -292,7 +293,7 @@ def test_record_damaged_under_a_live_monitor(
         job.status()
     assert other.status().state is JobState.RUNNING
     gate.open()
-    wait_gone(before.monitor)
+    wait_let_go(job)
     record = job.status()
     assert (record.exit_code, record.monitor) == (7, before.monitor)
 

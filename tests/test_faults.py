@@ -208,5 +208,5 @@ def test_fault_that_was_found(
     fitting = [each for each in trace[scenario] if re.sub(r":\d+", "", each).startswith(point)]
     assert fitting
     result = crew.break_at(Fault(scenario, fitting[0], action))
-    assert result["fired"]
+    assert result["fired"], (fitting, result)
     assert not result["wrong"], "\n".join(result["wrong"])

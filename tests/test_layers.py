@@ -48,6 +48,8 @@ MONITOR = [
     "_birth",
     "_monitor",
     "_monitor_main",
+    "_rehearsal",
+    "_spare",
     "_launcher",
 ]
 HOST = [

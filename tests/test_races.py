@@ -21,12 +21,11 @@ from threading import Timer
 import attrs
 import pytest
 from commands import exits_with
-from conftest import TIMEOUT, Gate, WatchedStore, wait_gone
+from conftest import TIMEOUT, Gate, WatchedStore, signal_monitor, wait_let_go
 from witnesses import compiled
 
 from jobsup import Job, JobRecord, JobState, JobStore, Outcome
 from jobsup._events import JobEvent
-from jobsup._identity import send_verified
 from jobsup._jobdir import JobDir
 from jobsup._model import to_json
 from jobsup._value import evolve
@@ -53,15 +52,11 @@ def stop_by_cancel(job: Job) -> None:
 
 
 def stop_by_signal(job: Job) -> None:
-    monitor = job.status().monitor
-    assert monitor
-    send_verified(monitor, signal.SIGTERM)
+    signal_monitor(job, signal.SIGTERM)
 
 
 def kill_monitor(job: Job) -> None:
-    monitor = job.status().monitor
-    assert monitor
-    send_verified(monitor, signal.SIGKILL)
+    signal_monitor(job, signal.SIGKILL)
 
 
 Stop = Callable[[Job], None]
@@ -170,9 +165,10 @@ def all_events(store: JobStore) -> dict[str, list[JobEvent]]:
 def check_feed(store: JobStore, results: list[Result]) -> None:
     """One end was published of each job, the one of its record."""
     for result in results:
-        assert result.record.monitor
-        wait_gone(result.record.monitor)  # it tells the feed last, or whoever looks then does
-        store.get(result.record.job_id).status()
+        job = store.get(result.record.job_id)
+        # Its monitor tells the feed before it lets go, or whoever looks then does.
+        wait_let_go(job)
+        job.status()
     feed = all_events(store)
     for result in results:
         record, events = result.record, feed[result.record.job_id]
@@ -236,10 +232,8 @@ def test_cancel_against_a_killed_monitor(store: WatchedStore) -> None:
 
     def race(number: int) -> JobRecord:
         job = store.start(["sleep", "100"], grace=PATIENCE)
-        monitor = job.status().monitor
-        assert monitor
         # Sooner than, while, and after the monitor takes the request.
-        killer = Timer(number % 20 / 2000, send_verified, (monitor, signal.SIGKILL))
+        killer = Timer(number % 20 / 2000, signal_monitor, (job, signal.SIGKILL))
         killer.start()
         try:
             job.cancel()

@@ -1,0 +1,147 @@
+"""A monitor whose job was short takes the next one, and is then as new."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import PROVES, WatchedStore, run_host, wait_gone
+from launchers import WARM
+
+from jobsup import Outcome
+from jobsup._launch import LAUNCHER
+
+pytestmark = pytest.mark.skipif(not PROVES, reason="the portable path has no launcher")
+
+
+@pytest.fixture(autouse=True)
+def launcher_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LAUNCHER, raising=False)
+
+
+REUSED = (
+    WARM
+    + """
+from contextlib import suppress
+from conftest import eventually, wait_gone
+from launchers import open_files
+
+seen = set()
+
+def start_reused(argv, **options):
+    "A job of a monitor that had one before, and that monitor."
+    for _ in range(100):  # whether it is back in time for the next start is its affair
+        job = store.start(argv, **options)
+        monitor = job.status().monitor
+        if monitor in seen:
+            return job, monitor
+        seen.add(monitor)
+        job.cancel(grace=0)
+        job.wait(timeout=30)
+    raise AssertionError("no monitor took a second job")
+"""
+)
+
+
+def test_short_jobs_share_monitors(store: WatchedStore) -> None:
+    body = """
+monitors = {store.start(["true"]).wait(timeout=30).monitor for _ in range(30)}
+assert len(monitors) < 30, monitors
+"""
+    run_host(store, WARM + body)
+    assert len(store.list(outcome=Outcome.SUCCEEDED)) == len(store.list()) == 31
+
+
+def test_reused_monitor_holds_what_a_new_one_does(store: WatchedStore) -> None:
+    body = """
+def held_by(job):
+    return [name.replace(job.id, "ID").partition(":[")[0]
+            for name in open_files(job.status().monitor.pid)]
+
+def settled(job):  # it opens the last ones after the report
+    return eventually(lambda: any("output" in name for name in held_by(job))
+                      and held_by(job), "it watches the output")
+
+first = store.start(["sleep", "100"])
+expected = sorted(settled(first))
+again, monitor = start_reused(["sleep", "100"])
+assert sorted(settled(again)) == expected, (settled(again), expected)
+assert os.readlink(f"/proc/{monitor.pid}/cwd") == "/"
+"""
+    run_host(store, REUSED + body)
+
+
+def test_command_of_a_reused_monitor_gets_what_its_caller_has(store: WatchedStore) -> None:
+    body = """
+look = "umask; pwd; echo $X; grep SigBlk /proc/self/status; ls /proc/self/fd"
+argv = ["sh", "-c", look]
+for number, mask in enumerate([0o027, 0o077, 0o002]):
+    os.umask(mask)
+    os.chdir("/proc" if number % 2 else "/")
+    os.environ["X"] = str(number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR1] if number else [])
+    wanted = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    job, _ = start_reused(argv)
+    job.wait(timeout=30)
+    assert job.tail(50) == wanted, (job.tail(50), wanted)
+"""
+    run_host(store, REUSED + body)
+
+
+def test_monitor_that_left_something_takes_no_other_job(store: WatchedStore) -> None:
+    body = """
+job = store.start(["sh", "-c", "sleep 100 & echo $!"], leftovers="leave")
+record = job.wait(timeout=30)
+assert record.survivors, record
+wait_gone(record.monitor)
+os.kill(int(job.tail()), signal.SIGKILL)
+"""
+    run_host(store, REUSED + body)
+
+
+def test_monitor_takes_no_other_job_while_somebody_may_signal_it(store: WatchedStore) -> None:
+    body = """
+job, monitor = start_reused(["sleep", "100"])
+pin = job.dir.pin()
+job.cancel(grace=0)
+job.wait(timeout=30)
+wait_gone(monitor)
+"""
+    run_host(store, REUSED + body)
+
+
+def test_killed_reused_monitor_is_replaced_before_anybody_looks(store: WatchedStore) -> None:
+    body = """
+wait = "until [ -e events.go ]; do sleep 0.05; done; exit 7"
+job, monitor = start_reused(["sh", "-c", wait], cwd=store.root)
+os.kill(monitor.pid, signal.SIGKILL)
+eventually(lambda: job.dir.read_record().adoptions, "it is adopted")
+(store.root / "events.go").touch()
+record = job.wait(timeout=30)
+assert record.adoptions == 1 and record.exit_code in (7, None), record
+"""
+    run_host(store, REUSED + body)
+
+
+def test_signal_between_two_jobs_ends_neither(store: WatchedStore) -> None:
+    body = """
+for _ in range(20):
+    job, monitor = start_reused(["true"])
+    job.wait(timeout=30)
+    with suppress(ProcessLookupError):  # or it was one too many
+        os.kill(monitor.pid, signal.SIGTERM)
+    assert store.start(["true"]).wait(timeout=30).outcome is Outcome.SUCCEEDED
+"""
+    run_host(store, REUSED + body)
+
+
+def test_monitor_ends_with_its_job_once_its_host_is_gone(store: WatchedStore) -> None:
+    body = """
+job, monitor = start_reused(["sleep", "100"])
+print(job.id, flush=True)
+"""
+    job_id = run_host(store, REUSED + body).strip()
+    job = store.get(job_id)
+    monitor = job.status().monitor
+    assert monitor is not None
+    job.cancel(grace=0)
+    job.wait(timeout=30)
+    wait_gone(monitor)
