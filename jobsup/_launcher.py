@@ -20,13 +20,16 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, NoReturn
 
 from jobsup import _monitor_main
 from jobsup._control import Order
+from jobsup._immortal import immortalize
 from jobsup._platform import name_process
-from jobsup._rehearsal import rehearse_birth
+from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._spare import DONE, IDLE, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
 
@@ -48,9 +51,6 @@ def main() -> NoReturn:
     _monitor_main.leave()
     for _ in range(3):
         rehearse_birth(inherited)
-    # What exists now is shared with every monitor for as long as no collection touches it.
-    gc.collect()
-    gc.freeze()
     _Launcher(control, host, wakeup, inherited).serve()
 
 
@@ -66,6 +66,16 @@ class _Launcher:
         self._spares: set[int] = set()
         self._monitors: dict[int, tuple[str, str]] = {}
         """Root and job id of each monitor that lives, by its pid: our own unreaped child."""
+        self._has_served = False
+        # Has later forks share what they can. A step at a time, once there was
+        # a job: somebody may want a spare, and many a host wants but one.
+        rehearsals = [partial(rehearse_life, wakeup)] * 3
+        self._preparation: list[Callable[[], object]] = [
+            *rehearsals,
+            gc.collect,
+            immortalize,
+            gc.freeze,
+        ]
 
     def serve(self) -> NoReturn:
         poll = select.poll()
@@ -74,7 +84,10 @@ class _Launcher:
             poll.register(fd, select.POLLIN)
         self._fork_spare()
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            has_time = self._preparation and self._has_served
+            ready = {fd for fd, _ in poll.poll(0 if has_time else None)}
+            if not ready:
+                self._preparation.pop(0)()
             if self._notes.fileno() in ready:  # first: who told may have ended since
                 self._take_notes()
             if self._wakeup in ready:
@@ -103,6 +116,7 @@ class _Launcher:
             pid, kind, *job = os.fsdecode(note).split("\0")
             self._spares.discard(int(pid))
             if kind == TAKEN:
+                self._has_served = True
                 self._monitors[int(pid)] = (job[0], job[1])
             elif kind == IDLE:
                 self._monitors.pop(int(pid), None)

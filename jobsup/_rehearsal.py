@@ -12,15 +12,30 @@ from contextlib import suppress
 from typing import Final
 
 from jobsup._birth import Supervised, who_we_are
-from jobsup._control import Order
+from jobsup._control import Order, RequestReader, Terms
 from jobsup._jobdir import StoreDir
-from jobsup._model import fill, now
+from jobsup._model import JobRecord, JobState, Usage, fill, now, to_json
+from jobsup._monitor import Monitor
 from jobsup._platform import obstacle
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, spawn
+from jobsup._tree import Exit, OwnTree
 
 _NOWHERE: Final = "/proc/0"
 """No process has this number: nothing below is ever there, nor can be made."""
 _JOB_ID: Final = "0" * 26
+
+
+class _Gone(OwnTree):
+    """What is left of a command that has exited: nothing."""
+
+    def peek(self) -> Exit | None:
+        return Exit(0, None)
+
+    def collect(self) -> bool:
+        return True
+
+    def usage(self) -> Usage:
+        return Usage(0.0, 0)
 
 
 def rehearse_birth(inherited: Inheritance) -> None:
@@ -35,3 +50,19 @@ def rehearse_birth(inherited: Inheritance) -> None:
         spawn(Command(order.argv, {**(order.environment or {}), "A": "b"}, (0, 1, 2)), inherited)
     fill(order.record, at=now().isoformat().encode(), monitor=who_we_are(os.getpid()))
     Supervised(unborn, order.terms, order.record, is_adopted=False)
+
+
+def rehearse_life(wakeup: int) -> None:
+    """From the loop to the final record, of which there is no place to write it."""
+    record = JobRecord(_JOB_ID, JobState.RUNNING, now(), started_at=now())
+    who = who_we_are(os.getpid())
+    job = Supervised(
+        StoreDir(_NOWHERE).job(_JOB_ID),
+        Terms(output_limit=1),
+        fill(to_json(record), command=who, monitor=who),
+        is_adopted=False,
+    )
+    job.tree = _Gone(os.getpid())
+    job.requests = RequestReader(wakeup, wakeup)
+    with suppress(OSError):
+        Monitor(job, wakeup).run()

@@ -49,6 +49,7 @@ MONITOR = [
     "_monitor",
     "_monitor_main",
     "_rehearsal",
+    "_immortal",
     "_spare",
     "_launcher",
 ]
