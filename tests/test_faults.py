@@ -207,6 +207,10 @@ def test_fault_that_was_found(
 ) -> None:
     fitting = [each for each in trace[scenario] if re.sub(r":\d+", "", each).startswith(point)]
     assert fitting
-    result = crew.break_at(Fault(scenario, fitting[0], action))
-    assert result["fired"], (fitting, result)
-    assert not result["wrong"], "\n".join(result["wrong"])
+    # The first may be of a monitor that the scenario has killed before it came there.
+    for each in fitting:
+        result = crew.break_at(Fault(scenario, each, action))
+        assert not result["wrong"], "\n".join(result["wrong"])
+        if result["fired"]:
+            return
+    pytest.fail(f"none of {fitting} was reached")
