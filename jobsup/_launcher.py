@@ -27,9 +27,9 @@ from typing import Final, NoReturn
 
 from jobsup import _monitor_main
 from jobsup._control import Order
-from jobsup._immortal import immortalize
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
+from jobsup._sharing import fill_pools, immortalize
 from jobsup._spare import DONE, IDLE, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
 
@@ -74,6 +74,7 @@ class _Launcher:
             *rehearsals,
             gc.collect,
             immortalize,
+            fill_pools,
             gc.freeze,
         ]
 

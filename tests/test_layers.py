@@ -49,7 +49,7 @@ MONITOR = [
     "_monitor",
     "_monitor_main",
     "_rehearsal",
-    "_immortal",
+    "_sharing",
     "_spare",
     "_launcher",
 ]

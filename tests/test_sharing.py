@@ -1,4 +1,4 @@
-"""Immortal objects: no count is written any more, and all works on."""
+"""What forks share: no count is written any more, pools are full, and all works on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 PROGRAM = """
 import gc, json, os, signal, sys
 signal.alarm(100)
-from jobsup import _immortal
+from jobsup import _sharing
 
 class Node:
     def __init__(self, other=None):
@@ -25,7 +25,8 @@ held = frame()  # leads to all that is going on
 things = [words, words.__code__, words.__code__.co_consts, Node, Node(), [1], {"a": 2.5}, json]
 before = words(3)
 counts = [sys.getrefcount(thing) for thing in things]
-_immortal.immortalize()
+_sharing.immortalize()
+_sharing.fill_pools()
 after = [sys.getrefcount(thing) for thing in things]
 gc.freeze()
 for number in range(1000):
@@ -34,6 +35,7 @@ for number in range(1000):
     assert json.loads(words(number))["number"] == number
 assert gc.collect() > 0, "what came later is not freed"
 assert words(3) == before
+assert sum(map(sys.getsizeof, _sharing._blocks)) < 16 << 20, "the pools are others than these"
 print(json.dumps([counts, after, [sys.getrefcount(thing) for thing in things]]), flush=True)
 os._exit(0)
 """
