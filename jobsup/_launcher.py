@@ -30,7 +30,7 @@ from jobsup._control import Order
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._sharing import fill_pools, immortalize
-from jobsup._spare import DONE, IDLE, TAKEN, Spare, receive
+from jobsup._spare import AT_ONCE, DONE, IDLE, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
 
 _END_SECONDS: Final = 0.25
@@ -111,7 +111,7 @@ class _Launcher:
     def _take_notes(self) -> None:
         while True:
             try:
-                note, fds = receive(self._notes)
+                note, fds = receive(self._notes, AT_ONCE)
             except BlockingIOError:
                 return
             pid, kind, *job = os.fsdecode(note).split("\0")
@@ -175,7 +175,7 @@ class _Launcher:
             return
         try:
             self._leave()
-            Spare(self._control.detach(), self._spare_end, self._inherited).serve()
+            Spare(self._control, self._spare_end, self._inherited).serve()
         finally:
             os._exit(1)
 

@@ -28,6 +28,9 @@ from jobsup._spawn import Inheritance
 
 _MESSAGE_BYTES: Final = 1 << 16
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
+# Numbers: what makes one of two enum members is Python, and takes memory.
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+AT_ONCE: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _REUSE_SECONDS: Final = 10.0
 """After its fork."""
 
@@ -42,7 +45,9 @@ IDLE: Final = "idle"
 class Spare:
     """This very process, which ends with the launcher unless it has a job."""
 
-    def __init__(self, control: int, notes: socket.socket, inherited: Inheritance) -> None:
+    def __init__(
+        self, control: socket.socket, notes: socket.socket, inherited: Inheritance
+    ) -> None:
         """Orders come through *control*; the launcher reads the *notes*."""
         self._control = control
         self._notes = notes
@@ -53,7 +58,7 @@ class Spare:
     def serve(self) -> NoReturn:
         """Monitor the jobs whose orders come."""
         name_process("jobsup-spare")
-        if not _is_ready(self._control):  # else somebody waits already
+        if not _is_ready(self._control.fileno()):  # else somebody waits already
             rehearse_birth(self._inherited)
         while True:
             job, wakeup = self._begin_job()
@@ -87,7 +92,7 @@ class Spare:
         Returns in the host's working directory.
         """
         message, fds = self._receive()
-        os.close(self._control)
+        os.close(self._control.detach())
         name_process("jobsup-monitor")
         host, cwd, *stdin = fds
         try:
@@ -108,17 +113,15 @@ class Spare:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._notes, 0)  # POLLHUP: the launcher died
-        control = socket.socket(fileno=self._control)
         while True:
             if self._notes.fileno() in dict(poll.poll()):
                 os._exit(0)
             try:
-                message, fds = receive(control)
+                message, fds = receive(self._control, AT_ONCE)
             except BlockingIOError:  # another one was faster
                 continue
             if not message:
                 os._exit(0)  # the host let go of us
-            control.detach()
             return message, fds
 
     def _tell(self, *note: str) -> None:
@@ -144,7 +147,7 @@ class Spare:
                 os._exit(0)
         name_process("jobsup-spare")
 
-    def _ask_for_control(self) -> int:
+    def _ask_for_control(self) -> socket.socket:
         """The host's socket, which no monitor holds: it would hide the launcher's death."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -152,19 +155,17 @@ class Spare:
                 with theirs:
                     note = b"%d\0%s" % (os.getpid(), IDLE.encode())
                     socket.send_fds(self._notes, [note], [theirs.fileno()])
-                _, fds = receive(ours, 0)
+                _, fds = receive(ours)
         except OSError:  # the launcher died
             os._exit(0)
         if not fds:  # or needs us no more
             os._exit(0)
-        return fds[0]
+        return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0])
 
 
-def receive(ours: socket.socket, flags: int = socket.MSG_DONTWAIT) -> tuple[bytes, list[int]]:
+def receive(ours: socket.socket, flags: int = _CLOSE_ON_EXEC) -> tuple[bytes, list[int]]:
     """A message, and the descriptors that came with it, which no command inherits.  recvmsg(2)"""
-    message, ancillary, _, _ = ours.recvmsg(
-        _MESSAGE_BYTES, _RIGHTS_BYTES, flags | socket.MSG_CMSG_CLOEXEC
-    )
+    message, ancillary, _, _ = ours.recvmsg(_MESSAGE_BYTES, _RIGHTS_BYTES, flags)
     return message, [fd for _, _, data in ancillary for fd in array.array("i", data)]
 
 
