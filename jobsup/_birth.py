@@ -50,7 +50,7 @@ class RefusedError(Exception):
 
 
 class Supervised:
-    """A job in this monitor's hands. Its lock is held for as long as this process lives.
+    """A job in this monitor's hands. Its lock is held until this process ends, or lets go.
 
     The record is made of its JSON when something happens: most monitors only
     wait, and need no more than the terms.
@@ -127,7 +127,8 @@ def _take_up(
 ) -> tuple[RequestReader, int | None, tuple[int, int, int]]:
     """Lock the job and open its files: what comes and goes through them, and the command's three.
 
-    The descriptor of the lock is nobody's: it closes when this process ends.
+    The descriptor of the lock is nobody's: it closes when this process ends, or
+    lets go of all that it has open.
     """
     lock = unborn.acquire(_LOCK_SECONDS)
     if lock is None or os.stat(unborn.at("lock")).st_ino != os.fstat(lock).st_ino:

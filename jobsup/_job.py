@@ -99,12 +99,17 @@ class Job(Value):
         Raises:
             JobEndedError: There are none; see `JobRecord.usage`.
         """
-        record = self.status()
-        if record.state is JobState.ENDED:
-            raise JobEndedError(self.id, "it has ended; its record has what it took")
         from jobsup._usage import tree_usage  # noqa: PLC0415 - 50 ms for attrs and psutil
 
-        return tree_usage(record)
+        with self._found() as job_dir:
+            pin = job_dir.pin()  # what is below the monitor is to be of this job
+            try:
+                record = self.status()
+                if record.state is JobState.ENDED:
+                    raise JobEndedError(self.id, "it has ended; its record has what it took")
+                return tree_usage(record)
+            finally:
+                os.close(pin)
 
     def fits(
         self,

@@ -211,7 +211,7 @@ class JobDir(_Directory):
         return fd
 
     def is_held(self) -> bool:
-        """Whether a monitor lives.  A shared lock: two who look do not see each other."""
+        """Whether a monitor has the job.  A shared lock: two who look do not see each other."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self.at("lock"), flags)
         try:
@@ -226,11 +226,15 @@ class JobDir(_Directory):
         looked at second, a job that has not ended is the one that is meant.
         """
         fd = os.open(self.text, _DIRECTORY)
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def is_pinned(self) -> bool:
-        """Whether somebody does; asked once the final record is written."""
+        """Whether somebody does; asked with the final record written, and the lock held."""
         fd = os.open(self.text, _DIRECTORY)
         try:
             return not _flock(fd, fcntl.LOCK_EX)

@@ -100,7 +100,7 @@ def _converse(ours: socket.socket, order: Order) -> bytes:
         pass  # what it said before it died is still there to be read
     answer = b""
     try:
-        while (not answer or Report.from_bytes(answer) is None) and (part := ours.recv(1 << 16)):
+        while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
             answer += part
     except ConnectionResetError:
         pass

@@ -20,9 +20,9 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Final, NoReturn
 
 from jobsup import _monitor_main
@@ -30,8 +30,9 @@ from jobsup._control import Order
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._sharing import fill_pools, immortalize
-from jobsup._spare import AT_ONCE, DONE, IDLE, TAKEN, Spare, receive
+from jobsup._spare import AT_ONCE, IDLE, REPORTED, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
+from jobsup._surroundings import fingerprint
 
 _END_SECONDS: Final = 0.25
 _MOST_SPARES: Final = 2
@@ -63,15 +64,16 @@ class _Launcher:
         self._wakeup = wakeup
         self._inherited = inherited
         self._notes, self._spare_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._spares: set[int] = set()
+        self._fingerprint = fingerprint()
+        self._spares: dict[int, bool] = {}
+        """Whether each has had a job before, by its pid."""
         self._monitors: dict[int, tuple[str, str]] = {}
         """Root and job id of each monitor that lives, by its pid: our own unreaped child."""
         self._has_served = False
         # Has later forks share what they can. A step at a time, once there was
         # a job: somebody may want a spare, and many a host wants but one.
-        rehearsals = [partial(rehearse_life, wakeup)] * 3
         self._preparation: list[Callable[[], object]] = [
-            *rehearsals,
+            *[rehearse_life] * 3,
             gc.collect,
             immortalize,
             fill_pools,
@@ -101,11 +103,12 @@ class _Launcher:
     def _end(self) -> NoReturn:
         """After the spares, unless they have jobs by now: who waits for us waits for all."""
         self._notes.close()
+        deadline = time.monotonic() + _END_SECONDS
         with suppress(OSError):
             for spare in self._spares:
                 poll = select.poll()
                 poll.register(os.pidfd_open(spare), select.POLLIN)
-                poll.poll(_END_SECONDS * 1000)
+                poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
         os._exit(0)
 
     def _take_notes(self) -> None:
@@ -115,14 +118,14 @@ class _Launcher:
             except BlockingIOError:
                 return
             pid, kind, *job = os.fsdecode(note).split("\0")
-            self._spares.discard(int(pid))
+            self._spares.pop(int(pid), None)
             if kind == TAKEN:
                 self._has_served = True
                 self._monitors[int(pid)] = (job[0], job[1])
             elif kind == IDLE:
                 self._monitors.pop(int(pid), None)
                 self._take_back(int(pid), fds)
-            elif kind == DONE and not self._spares:
+            elif kind == REPORTED and not self._spares:
                 self._fork_spare()
 
     def _take_back(self, pid: int, fds: list[int]) -> None:
@@ -131,7 +134,7 @@ class _Launcher:
             with socket.socket(fileno=fd) as monitor, suppress(OSError):  # it was killed
                 if len(self._spares) < _MOST_SPARES:
                     socket.send_fds(monitor, [b"\0"], [self._control.fileno()])
-                    self._spares.add(pid)
+                    self._spares[pid] = True
 
     def _reap(self) -> None:
         """Collect the monitors that ended; one that was killed is replaced at once."""
@@ -146,7 +149,7 @@ class _Launcher:
             if job and os.WIFSIGNALED(status):
                 with suppress(OSError):  # whoever looks at the job next adopts it
                     self._fork_adopter(*job)
-            if pid in self._spares:
+            if self._spares.pop(pid, True) is False:
                 os._exit(1)  # it ends with us, or somebody is after it: the host begins anew
             if not self._spares:  # it may have died before it was done
                 self._fork_spare()
@@ -171,11 +174,11 @@ class _Launcher:
         except OSError:
             os._exit(1)  # the host starts an interpreter instead, or says why it cannot
         if pid:
-            self._spares.add(pid)
+            self._spares[pid] = False
             return
         try:
             self._leave()
-            Spare(self._control, self._spare_end, self._inherited).serve()
+            Spare(self._control, self._spare_end, self._inherited, self._fingerprint).serve()
         finally:
             os._exit(1)
 

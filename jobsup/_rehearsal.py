@@ -7,13 +7,14 @@ what each fork writes to, a spare has copied before the order comes.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import Final
 
 from jobsup._birth import Supervised, who_we_are
 from jobsup._control import Order, RequestReader, Terms
-from jobsup._jobdir import StoreDir
+from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, Usage, fill, now, to_json
 from jobsup._monitor import Monitor
 from jobsup._platform import obstacle
@@ -23,6 +24,8 @@ from jobsup._tree import Exit, OwnTree
 _NOWHERE: Final = "/proc/0"
 """No process has this number: nothing below is ever there, nor can be made."""
 _JOB_ID: Final = "0" * 26
+_NULL: Final = 0
+"""A monitor's standard input."""
 
 
 class _Gone(OwnTree):
@@ -52,17 +55,25 @@ def rehearse_birth(inherited: Inheritance) -> None:
     Supervised(unborn, order.terms, order.record, is_adopted=False)
 
 
-def rehearse_life(wakeup: int) -> None:
-    """From the loop to the final record, of which there is no place to write it."""
+class _NoPlace(JobDir):
+    """Where the final record cannot be written, and nobody tries for long."""
+
+    def write_final_record(self, record: JobRecord) -> None:
+        to_json(record)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
+
+
+def rehearse_life() -> None:
+    """From the loop to the final record."""
     record = JobRecord(_JOB_ID, JobState.RUNNING, now(), started_at=now())
     who = who_we_are(os.getpid())
     job = Supervised(
-        StoreDir(_NOWHERE).job(_JOB_ID),
+        _NoPlace(StoreDir(_NOWHERE).job(_JOB_ID).text),
         Terms(output_limit=1),
         fill(to_json(record), command=who, monitor=who),
         is_adopted=False,
     )
     job.tree = _Gone(os.getpid())
-    job.requests = RequestReader(wakeup, wakeup)
+    job.requests = RequestReader(_NULL, _NULL)
     with suppress(OSError):
-        Monitor(job, wakeup).run()
+        Monitor(job, _NULL).run()

@@ -41,8 +41,9 @@ def immortalize() -> None:
         return
     memory = (ctypes.c_uint32 * (sys.maxsize // 4)).from_address(0)
     immortal = memory[id(None) // 4]
-    for address in _addresses_of_mortals():
-        memory[address // 4] = immortal
+    for address, each in _reachable().items():  # which keeps them until it is done
+        if sys.getrefcount(each) < _IMMORTAL:
+            memory[address // 4] = immortal
 
 
 def fill_pools() -> None:
@@ -83,7 +84,8 @@ def _knows_immortals() -> bool:
     return reads and sys.getrefcount(None) >= _IMMORTAL
 
 
-def _addresses_of_mortals() -> list[int]:
+def _reachable() -> dict[int, object]:
+    """All objects, by their addresses."""
     known: dict[int, object] = {}
     found = gc.get_objects()
     while found:
@@ -95,4 +97,4 @@ def _addresses_of_mortals() -> list[int]:
         for each in fresh.values():
             if type(each) is CodeType:  # it does not tell the collector what it refers to
                 found.append(each.co_consts)
-    return [address for address, each in known.items() if sys.getrefcount(each) < _IMMORTAL]
+    return known

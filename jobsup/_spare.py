@@ -3,9 +3,7 @@
 When that was short, it takes another one: to fork, and to copy the pages that a
 job's life writes to, costs more than all the rest of a short life. It is then
 as it was when it was forked: nothing below it lives, which ECHILD proved, no
-descriptor is open, and what a caller may have set of a process is set anew for
-each. What anybody else may have set by and by, such as a priority or a cgroup,
-limits how long it does so.
+descriptor is open, and what a command inherits of it is what it inherited.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from jobsup._control import RELAUNCH, Order, Report
 from jobsup._platform import become_subreaper, name_process
 from jobsup._rehearsal import rehearse_birth
 from jobsup._spawn import Inheritance
+from jobsup._surroundings import fingerprint
 
 _MESSAGE_BYTES: Final = 1 << 16
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
@@ -32,12 +31,12 @@ _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 AT_ONCE: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _REUSE_SECONDS: Final = 10.0
-"""After its fork."""
+"""After its fork it takes no job after the present one: many lives leave some memory behind."""
 
 TAKEN: Final = "taken"
 """With root and id of a job: should its monitor be killed, it is to be adopted."""
-DONE: Final = "done"
-"""The host has the report, and a core to spare: the next fork may be made."""
+REPORTED: Final = "reported"
+"""The host knows, and has a core to spare: the next fork may be made."""
 IDLE: Final = "idle"
 """With a socket: its job has ended, and it would take another."""
 
@@ -46,12 +45,20 @@ class Spare:
     """This very process, which ends with the launcher unless it has a job."""
 
     def __init__(
-        self, control: socket.socket, notes: socket.socket, inherited: Inheritance
+        self,
+        control: socket.socket,
+        notes: socket.socket,
+        inherited: Inheritance,
+        fingerprint: bytes | None,
     ) -> None:
-        """Orders come through *control*; the launcher reads the *notes*."""
+        """Orders come through *control*; the launcher reads the *notes*.
+
+        The *fingerprint* is of the launcher's surroundings, which were ours at the fork.
+        """
         self._control = control
         self._notes = notes
         self._inherited = inherited
+        self._fingerprint = fingerprint
         self._is_subreaper = become_subreaper()
         self._reusable_until = time.monotonic() + _REUSE_SECONDS
 
@@ -63,10 +70,11 @@ class Spare:
         while True:
             job, wakeup = self._begin_job()
             is_clean = _monitor_main.run(job, wakeup)
-            if not is_clean or time.monotonic() > self._reusable_until:
+            if not is_clean or not self._may_take_another(job):
                 os._exit(0)
             self._let_go(job)
             self._control = self._ask_for_control()
+            name_process("jobsup-spare")
 
     # -- one job -------------------------------------------------------------
 
@@ -82,7 +90,7 @@ class Spare:
         # First of all: the host may be about to kill the monitor of its new job.
         self._tell(TAKEN, order.root, order.job_id)
         _monitor_main.say_done(host)
-        self._tell(DONE)  # not before: the fork takes a core that the report needs
+        self._tell(REPORTED)  # not before: the fork takes a core that the report needs
         _monitor_main.leave()
         return job, wakeup
 
@@ -124,43 +132,56 @@ class Spare:
                 os._exit(0)  # the host let go of us
             return message, fds
 
-    def _tell(self, *note: str) -> None:
+    def _tell(self, *words: str) -> None:
         with suppress(OSError):  # the launcher died just now
-            self._notes.send(os.fsencode("\0".join((str(os.getpid()), *note))))
+            self._notes.send(_note(*words))
 
     def _give_up(self) -> NoReturn:
-        self._tell(DONE)
+        self._tell(REPORTED)
         os._exit(1)
 
     # -- the next one --------------------------------------------------------
 
+    def _may_take_another(self, job: Supervised) -> bool:
+        """Asked with the final record written, and the lock held: nobody prunes the job."""
+        if time.monotonic() > self._reusable_until:
+            return False
+        # The command itself may have given its parent another priority, or cgroup.
+        if self._fingerprint is None or fingerprint() != self._fingerprint:
+            return False
+        try:
+            return not job.job_dir.is_pinned()
+        except OSError:  # who cannot see whether it is
+            return False
+
     def _let_go(self, job: Supervised) -> None:
-        """Of all that is the job's: from here on whoever waited for its end knows of it."""
+        """Of all that is the job's; last of what wakes whoever waited for its end."""
         signal.set_wakeup_fd(-1)
+        kept = (0, 1, 2, self._notes.fileno(), job.requests.fd)
         # Not os.closerange(): without close_range(2) it tries every number there is.
         for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd > 2 and fd != self._notes.fileno():
+            if fd not in kept:
                 with suppress(OSError):  # that of the listing
                     os.close(fd)
-        with suppress(FileNotFoundError):  # pruned: nobody can have it pinned
-            if job.job_dir.is_pinned():
-                os._exit(0)
-        name_process("jobsup-spare")
+        os.close(job.requests.fd)
 
     def _ask_for_control(self) -> socket.socket:
         """The host's socket, which no monitor holds: it would hide the launcher's death."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours:
                 with theirs:
-                    note = b"%d\0%s" % (os.getpid(), IDLE.encode())
-                    socket.send_fds(self._notes, [note], [theirs.fileno()])
+                    socket.send_fds(self._notes, [_note(IDLE)], [theirs.fileno()])
                 _, fds = receive(ours)
         except OSError:  # the launcher died
             os._exit(0)
         if not fds:  # or needs us no more
             os._exit(0)
         return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0])
+
+
+def _note(*words: str) -> bytes:
+    return os.fsencode("\0".join((str(os.getpid()), *words)))
 
 
 def receive(ours: socket.socket, flags: int = _CLOSE_ON_EXEC) -> tuple[bytes, list[int]]:

@@ -7,15 +7,18 @@ the host has entered: so whoever starts a job compares these.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import signal
-import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jobsup._platform import inherited_settings
 from jobsup._value import Value
+
+if TYPE_CHECKING:
+    import threading
 
 _STATUS: Final = re.compile(
     rb"^(?:Uid|Gid|Groups|SigIgn|Cap\w+|NoNewPrivs|Seccomp\w*|Spec\w+|\w+_allowed|THP_enabled):.*$",
@@ -48,7 +51,27 @@ class Surroundings(Value):
 
 
 def surroundings() -> Surroundings | None:
-    """Of the calling thread; None where not all of it can be told.
+    """Of the calling thread; None where not all of it can be told."""
+    seen = _look()
+    umask = _UMASK.search(seen[1]) if seen else None
+    if seen is None or umask is None:
+        return None
+    parts, status = seen
+    if _filters(status) != _FIRST_FILTERS:
+        # Filters of another thread may be as many, and forbid something else.
+        parts.append(b"%d" % _thread())
+    mask = tuple(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    return Surroundings(b"\n".join(parts), int(umask[1], 8), mask, _thread())
+
+
+def fingerprint() -> bytes | None:
+    """Likewise, of a process of a single thread: what only another process changes for it."""
+    seen = _look()
+    return b"\n".join(seen[0]) if seen else None
+
+
+def _look() -> tuple[list[bytes], bytes] | None:
+    """All but what can be handed over, and the status that it is told by.
 
     Sources: proc_pid_status(5), proc_pid_limits(5), namespaces(7) and the
     others named there, credentials(7).
@@ -61,29 +84,32 @@ def surroundings() -> Surroundings | None:
     try:
         settings = inherited_settings()
         status = _read("status", thread)
-        umask = _UMASK.search(status)
-        if settings is None or umask is None or _hides_filters(status):
+        if settings is None or _hides_filters(status):
             return None
         parts = [settings, *_STATUS.findall(status), *(_read_if(name, thread) for name in _FILES)]
         parts += _namespaces(thread)
         parts.append(_read_if("/proc/self/coredump_filter"))
         parts.append(_root(thread))
+        return parts, status
     except OSError:
         return None
     finally:
         os.close(thread)
-    if _filters(status) != _FIRST_FILTERS:
-        # Filters of another thread may be as many, and forbid something else.
-        parts.append(b"%d" % _thread())
-    mask = tuple(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
-    return Surroundings(b"\n".join(parts), int(umask[1], 8), mask, _thread())
 
 
 def _thread() -> int:
     """A number of the calling thread's own, for kernel and Python give theirs again."""
-    if not hasattr(_own, "number"):
-        _own.number = next(_numbers)
-    return int(_own.number)
+    own = _own()
+    if not hasattr(own, "number"):
+        own.number = next(_numbers)
+    return int(own.number)
+
+
+@functools.cache
+def _own() -> threading.local:
+    import threading  # noqa: PLC0415 - 2 ms that no launcher needs
+
+    return threading.local()
 
 
 def _filters(status: bytes) -> int:
@@ -142,6 +168,5 @@ def _first_filters() -> int:
         return 0
 
 
-_own = threading.local()
 _numbers = itertools.count()
 _FIRST_FILTERS: Final = _first_filters()

@@ -383,6 +383,18 @@ def test_killed_monitor_is_replaced_before_anybody_looks(store: WatchedStore, ga
         assert (record.outcome, record.exit_code) == (Outcome.FAILED, 7)
 
 
+def test_rehearsal_without_descriptors_is_over_at_once(store: WatchedStore) -> None:
+    """Not after the minute for which a final record is tried; the host is heard all the same."""
+    body = """
+import resource
+from jobsup._rehearsal import rehearse_life
+rehearse_life()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+rehearse_life()
+"""
+    run_host(store, body)
+
+
 def test_monitor_that_ended_is_reaped(store: WatchedStore) -> None:
     with warm_host(store, "true") as (_, launcher, _):
         waiting = partial(spares_below, launcher.pid)

@@ -35,6 +35,7 @@ SHARED = [
     "_identity",
     "_jobdir",
     "_index",
+    "_surroundings",
     "_control",
     "_layout",
     "_events",
@@ -54,7 +55,6 @@ MONITOR = [
     "_launcher",
 ]
 HOST = [
-    "_surroundings",
     "_hostend",
     "_launch",
     "_output",

@@ -145,3 +145,34 @@ print(job.id, flush=True)
     job.cancel(grace=0)
     job.wait(timeout=30)
     wait_gone(monitor)
+
+
+def test_what_a_command_does_to_its_monitor_stays_with_that(store: WatchedStore) -> None:
+    body = """
+spoil = 'renice -n 7 -p $PPID >&2; echo 500 >/proc/$PPID/oom_score_adj'
+look = "nice; cat /proc/self/oom_score_adj"
+wanted = subprocess.run(["sh", "-c", look], capture_output=True, text=True).stdout
+for _ in range(5):
+    spoilt = store.start(["sh", "-c", spoil])
+    assert spoilt.wait(timeout=30).exit_code == 0, spoilt.tail()
+    for _ in range(3):
+        job = store.start(["sh", "-c", look])
+        job.wait(timeout=30)
+        assert job.tail() == wanted, (job.tail(), wanted)
+"""
+    run_host(store, REUSED + body)
+
+
+def test_killed_monitor_that_waits_again_does_not_cost_the_launcher(store: WatchedStore) -> None:
+    body = """
+before = launchers_of()
+for _ in range(5):
+    job, monitor = start_reused(["true"])
+    job.wait(timeout=30)
+    with suppress(ProcessLookupError):  # or it was one too many
+        os.kill(monitor.pid, signal.SIGKILL)
+    wait_gone(monitor)
+    assert store.start(["true"]).wait(timeout=30).outcome is Outcome.SUCCEEDED
+assert launchers_of() == before, (launchers_of(), before)
+"""
+    run_host(store, REUSED + body)

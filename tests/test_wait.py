@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,6 +113,40 @@ def test_monitor_killed_during_the_wait(store: WatchedStore, gate: Gate) -> None
 
 
 # -- several -----------------------------------------------------------------
+
+
+def test_wait_ends_though_somebody_else_reads_the_requests(
+    store: WatchedStore, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wait, "_LONGEST_SECONDS", 0.2)
+    job = store.start(exits_with(7, gate))
+    eavesdropper = os.open(job.dir.control, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        waiter = threading.Thread(target=partial(job.wait, timeout=TIMEOUT))
+        waiter.start()
+        gate.open()
+        waiter.join(TIMEOUT)
+        assert not waiter.is_alive()
+    finally:
+        os.close(eavesdropper)
+    assert job.status().exit_code == 7
+
+
+@pytest.mark.parametrize("planted", ["a link", "a directory", "a file", "nothing"])
+def test_wait_needs_no_control(store: WatchedStore, gate: Gate, planted: str) -> None:
+    job = store.start(exits_with(7, gate))
+    job.dir.control.unlink()
+    if planted == "a link":
+        job.dir.control.symlink_to("/dev/null")
+    elif planted == "a directory":
+        job.dir.control.mkdir()
+    elif planted == "a file":
+        job.dir.control.touch()
+    gate.open()
+    assert job.wait(timeout=TIMEOUT).exit_code == 7
+    assert asyncio.run(job.wait_async(timeout=TIMEOUT)).exit_code == 7
+    if planted == "a directory":
+        job.dir.control.rmdir()  # prune deletes none
 
 
 def test_all_waits_for_the_last(store: WatchedStore, make_gate: Callable[[], Gate]) -> None:
