@@ -26,6 +26,8 @@ LAUNCHER: Final = "JOBSUP_LAUNCHER"
 """Set to 0 in the environment, it gives each monitor an interpreter of its own."""
 _MAX_LAUNCHERS: Final = 4
 """Of one process, whose threads may have different surroundings."""
+_MOST_FAILURES: Final = 3
+"""To begin one: it may have been killed as it began."""
 
 # The package is put in place by hand: its __init__ is the host side, which
 # would load psutil, filelock and more into every monitor. What our modules need
@@ -164,6 +166,8 @@ class _Launchers:
         self._lock = threading.Lock()
         self._known: dict[bytes, HostEnd | None] = {}
         """None: one that fits cannot be had."""
+        self._failures = 0
+        """In a row, to begin one."""
 
     def launch(self, order: Order) -> bytes | None:
         """What the monitor said; None if it has not begun, and an interpreter must do it."""
@@ -196,8 +200,11 @@ class _Launchers:
                 oldest = self._known.pop(next(iter(self._known)))
                 if oldest:
                     oldest.close()
-            self._known[key] = self._begin(here)
-            return self._known[key]
+            made = self._begin(here)
+            self._failures = 0 if made else self._failures + 1
+            if made or self._failures >= _MOST_FAILURES:
+                self._known[key] = made
+            return made
 
     def _begin(self, here: Surroundings) -> HostEnd | None:
         try:
