@@ -101,15 +101,12 @@ class Job(Value):
         """
         from jobsup._usage import tree_usage  # noqa: PLC0415 - 50 ms for attrs and psutil
 
-        with self._found() as job_dir:
-            pin = job_dir.pin()  # what is below the monitor is to be of this job
-            try:
-                record = self.status()
-                if record.state is JobState.ENDED:
-                    raise JobEndedError(self.id, "it has ended; its record has what it took")
-                return tree_usage(record)
-            finally:
-                os.close(pin)
+        # Pinned: what is below the monitor is to be of this job.
+        with self._found() as job_dir, job_dir.pinned():
+            record = self.status()
+            if record.state is JobState.ENDED:
+                raise JobEndedError(self.id, "it has ended; its record has what it took")
+            return tree_usage(record)
 
     def fits(
         self,
@@ -321,14 +318,11 @@ class Job(Value):
 
         False if the monitor died before it came.
         """
-        pin = self.dir.pin()
-        try:
+        with self.dir.pinned():
             record = self.status()
             if record.stop_cause or record.state is JobState.ENDED:
                 return True
             return record.monitor is not None and send_verified(record.monitor, SIGTERM) is None
-        finally:
-            os.close(pin)
 
     @contextmanager
     def _watched(self, job_dir: JobDir) -> Iterator[int | None]:

@@ -7,8 +7,8 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from jobsup._model import JobRecord, from_json, to_json
@@ -219,8 +219,9 @@ class JobDir(_Directory):
         finally:
             os.close(fd)
 
-    def pin(self) -> int:
-        """Keep the job's monitor from taking up another job, until the descriptor is closed.
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Keep the job's monitor from taking up another job meanwhile.
 
         For whoever signals the monitor's pid and not the job: pinned first and
         looked at second, a job that has not ended is the one that is meant.
@@ -228,10 +229,9 @@ class JobDir(_Directory):
         fd = os.open(self.text, _DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
-        except BaseException:
+            yield
+        finally:
             os.close(fd)
-            raise
-        return fd
 
     def is_pinned(self) -> bool:
         """Whether somebody does; asked with the final record written, and the lock held."""

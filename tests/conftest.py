@@ -89,13 +89,10 @@ def wait_let_go(job: Job) -> None:
 
 def signal_monitor(job: Job, signum: int) -> None:
     """Signal the monitor of a job that has not ended, and no other job that it takes up next."""
-    pin = job.dir.pin()
-    try:
+    with job.dir.pinned():
         record = job.dir.read_record()
         if record.state is not JobState.ENDED and record.monitor:
             send_verified(record.monitor, signum)
-    finally:
-        os.close(pin)
 
 
 def kill_and_wait(identity: ProcessIdentity | None) -> None:

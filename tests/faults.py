@@ -125,7 +125,6 @@ UNREACHED: Final = {
     "_jobdir.JobDir._open_spare: os.unlink": "somebody put something else there",
     "_jobdir.StoreDir.mark_active: os.open": "only where a file cannot have two names",
     "_jobdir.StoreDir.mark_active: os.close": "only where a file cannot have two names",
-    "_jobdir.JobDir.pin: os.close": "only if its lock is refused or interrupted",
     "_jobdir.read_bytes: os.read #2": "only if the first read is cut short",
     "_linux.ProcessHandle.exit_status: fcntl.ioctl": "only if init reaps the command at once",
     "_linux._may_inspect: open": "root needs not ask",

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Final
@@ -122,9 +122,8 @@ class History(Judge):
         self._draw("kill monitor", None, job)
         if job.job_id is None:
             return
-        with ExitStack() as on_exit, suppress(OSError, RecordError):
-            directory = Job(job.job_id, self.root).dir
-            on_exit.callback(os.close, directory.pin())
+        directory = Job(job.job_id, self.root).dir
+        with suppress(OSError, RecordError), directory.pinned():
             record = directory.read_record()
             if record.state is JobState.ENDED:  # its monitor may have another job by now
                 return

@@ -304,8 +304,6 @@ def killed_once(*arguments):
         raise ConnectionAbortedError("it died")
     return real(*arguments)
 _launch.HostEnd = killed_once
-os.environ.pop("JOBSUP_LAUNCHER", None)
-import sys
 sys.path.append(sys.argv[1])
 from launchers import launchers_of
 for expected in (0, 1):

@@ -100,10 +100,10 @@ os.kill(int(job.tail()), signal.SIGKILL)
 def test_monitor_takes_no_other_job_while_somebody_may_signal_it(store: WatchedStore) -> None:
     body = """
 job, monitor = start_reused(["sleep", "100"])
-pin = job.dir.pin()
-job.cancel(grace=0)
-job.wait(timeout=30)
-wait_gone(monitor)
+with job.dir.pinned():
+    job.cancel(grace=0)
+    job.wait(timeout=30)
+    wait_gone(monitor)
 """
     run_host(store, REUSED + body)
 

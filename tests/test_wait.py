@@ -112,9 +112,6 @@ def test_monitor_killed_during_the_wait(store: WatchedStore, gate: Gate) -> None
     assert codes == [7]
 
 
-# -- several -----------------------------------------------------------------
-
-
 def test_wait_ends_though_somebody_else_reads_the_requests(
     store: WatchedStore, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +144,9 @@ def test_wait_needs_no_control(store: WatchedStore, gate: Gate, planted: str) ->
     assert asyncio.run(job.wait_async(timeout=TIMEOUT)).exit_code == 7
     if planted == "a directory":
         job.dir.control.rmdir()  # prune deletes none
+
+
+# -- several -----------------------------------------------------------------
 
 
 def test_all_waits_for_the_last(store: WatchedStore, make_gate: Callable[[], Gate]) -> None:
