@@ -134,10 +134,11 @@ static void settle(int number, char how)
     tell(number);
     if (how == 'l')
         pthread_exit(NULL);
-    if (how == 'z')
-        raise(SIGSTOP);
     for (;;)
-        pause();
+        if (how == 'z')
+            raise(SIGSTOP); /* once more after whoever continued it */
+        else
+            pause();
 }
 
 static void grow(const char *tree)
@@ -198,5 +199,7 @@ int main(int argc, char *argv[])
         deadline.it_value.tv_sec += LIFE_SECONDS;
     }
     live();
+    /* Where an x leaves an orphaned group with a z in it, the kernel sends it. */
+    signal(SIGHUP, SIG_IGN);
     grow(argv[1]);
 }
