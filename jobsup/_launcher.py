@@ -32,7 +32,7 @@ from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._sharing import fill_pools, immortalize
 from jobsup._spare import AT_ONCE, IDLE, REPORTED, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
-from jobsup._surroundings import fingerprint
+from jobsup._surroundings import imposed
 
 _END_SECONDS: Final = 0.25
 _MOST_SPARES: Final = 2
@@ -64,7 +64,7 @@ class _Launcher:
         self._wakeup = wakeup
         self._inherited = inherited
         self._notes, self._spare_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._fingerprint = fingerprint()
+        self._imposed = imposed()
         self._spares: dict[int, bool] = {}
         """Whether each has had a job before, by its pid."""
         self._monitors: dict[int, tuple[str, str]] = {}
@@ -178,7 +178,7 @@ class _Launcher:
             return
         try:
             self._leave()
-            Spare(self._control, self._spare_end, self._inherited, self._fingerprint).serve()
+            Spare(self._control, self._spare_end, self._inherited, self._imposed).serve()
         finally:
             os._exit(1)
 

@@ -28,6 +28,7 @@ _KEYCTL_GET_KEYRING_ID = 0
 _KEY_SPEC_SESSION_KEYRING = -3
 _SCHED_ATTR_BYTES = 56
 _NODEMASK_BITS = 4096
+_PERSONALITY_UNCHANGED = 0xFFFFFFFF
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 
@@ -79,7 +80,8 @@ def inherited_settings() -> bytes | None:
     """What a child of this thread inherits and /proc does not show; None if that is not known.
 
     The I/O priority, the session keyring, the memory policy, what sched_getattr(2)
-    tells, and some of prctl(2). A call that is refused counts as its own answer.
+    and personality(2) tell, and some of prctl(2). A call that is refused counts as
+    its own answer.
     """
     numbers = _SYSCALLS.get(os.uname().machine)
     if numbers is None:
@@ -94,6 +96,7 @@ def inherited_settings() -> bytes | None:
         libc.syscall(keyctl, _KEYCTL_GET_KEYRING_ID, _KEY_SPEC_SESSION_KEYRING, 0),
         libc.syscall(get_mempolicy, ctypes.byref(mode), nodes, _NODEMASK_BITS, None, 0),
         libc.syscall(sched_getattr, 0, schedule, _SCHED_ATTR_BYTES, 0),
+        libc.personality(_PERSONALITY_UNCHANGED),
         *(libc.prctl(getter, 0, 0, 0, 0) for getter in _PR_GETTERS.values()),
         mode.value,
     ]

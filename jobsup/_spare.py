@@ -23,7 +23,7 @@ from jobsup._control import RELAUNCH, Order, Report
 from jobsup._platform import become_subreaper, name_process
 from jobsup._rehearsal import rehearse_birth
 from jobsup._spawn import Inheritance
-from jobsup._surroundings import fingerprint
+from jobsup._surroundings import imposed
 
 _MESSAGE_BYTES: Final = 1 << 16
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
@@ -49,16 +49,16 @@ class Spare:
         control: socket.socket,
         notes: socket.socket,
         inherited: Inheritance,
-        fingerprint: bytes | None,
+        imposed: bytes | None,
     ) -> None:
         """Orders come through *control*; the launcher reads the *notes*.
 
-        The *fingerprint* is of the launcher's surroundings, which were ours at the fork.
+        *imposed* is what the launcher's surroundings were, and ours at the fork.
         """
         self._control = control
         self._notes = notes
         self._inherited = inherited
-        self._fingerprint = fingerprint
+        self._imposed = imposed
         self._is_subreaper = become_subreaper()
         self._reusable_until = time.monotonic() + _REUSE_SECONDS
 
@@ -147,7 +147,7 @@ class Spare:
         if time.monotonic() > self._reusable_until:
             return False
         # The command itself may have given its parent another priority, or cgroup.
-        if self._fingerprint is None or fingerprint() != self._fingerprint:
+        if self._imposed is None or imposed() != self._imposed:
             return False
         try:
             return not job.job_dir.is_pinned()

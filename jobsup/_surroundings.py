@@ -20,21 +20,16 @@ from jobsup._value import Value
 if TYPE_CHECKING:
     import threading
 
+# A newline first, which is looked for faster than the beginning of a line.
 _STATUS: Final = re.compile(
-    rb"^(?:Uid|Gid|Groups|SigIgn|Cap\w+|NoNewPrivs|Seccomp\w*|Spec\w+|\w+_allowed|THP_enabled):.*$",
-    re.MULTILINE,
+    rb"\n(?:Uid|Gid|Groups|SigIgn|Cap\w+|NoNewPrivs|Seccomp\w*|Spec\w+|\w+_allowed|THP_enabled):.*"
 )
-_UMASK: Final = re.compile(rb"^Umask:\s*([0-7]+)$", re.MULTILINE)
-_FILES: Final = (
-    "limits",
-    "oom_score_adj",
-    "cgroup",
-    "personality",
-    "attr/current",
-    "loginuid",
-    "sessionid",
-)
-_FILTERS: Final = re.compile(rb"^Seccomp_filters:\s*([0-9]+)$", re.MULTILINE)
+_UMASK: Final = re.compile(rb"\nUmask:\s*([0-7]+)\n")
+_FILTERS: Final = re.compile(rb"\nSeccomp_filters:\s*([0-9]+)\n")
+_IMPOSED: Final = ("limits", "oom_score_adj", "cgroup", "/proc/self/coredump_filter")
+"""Of a thread's directory, which has not got the last one."""
+_OWN: Final = ("attr/current", "sessionid")
+"""The second is another one whenever loginuid was set.  proc_pid_loginuid(5)"""
 _BLOCK: Final = 1 << 16
 
 
@@ -64,10 +59,26 @@ def surroundings() -> Surroundings | None:
     return Surroundings(b"\n".join(parts), int(umask[1], 8), mask, _thread())
 
 
-def fingerprint() -> bytes | None:
-    """Likewise, of a process of a single thread: what only another process changes for it."""
-    seen = _look()
-    return b"\n".join(seen[0]) if seen else None
+def imposed() -> bytes | None:
+    """What another process may have changed for this one, of a single thread; None if unknown.
+
+    Sources: setpriority(2), ioprio_set(2), sched_setattr(2), sched_setaffinity(2),
+    prlimit(2), cgroups(7), and the files of proc(5) that others may write to.
+    """
+    try:
+        process = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        settings = inherited_settings()
+        if settings is None:
+            return None
+        cores = b"%a" % sorted(os.sched_getaffinity(0))
+        return b"\n".join([settings, cores, *(_read_if(name, process) for name in _IMPOSED)])
+    except OSError:
+        return None
+    finally:
+        os.close(process)
 
 
 def _look() -> tuple[list[bytes], bytes] | None:
@@ -86,9 +97,9 @@ def _look() -> tuple[list[bytes], bytes] | None:
         status = _read("status", thread)
         if settings is None or _hides_filters(status):
             return None
-        parts = [settings, *_STATUS.findall(status), *(_read_if(name, thread) for name in _FILES)]
-        parts += _namespaces(thread)
-        parts.append(_read_if("/proc/self/coredump_filter"))
+        parts = [settings, *_STATUS.findall(status)]
+        parts += [_read_if(name, thread) for name in (*_IMPOSED, *_OWN)]
+        parts += [os.readlink(name, dir_fd=thread) for name in _namespaces()]
         parts.append(_root(thread))
         return parts, status
     except OSError:
@@ -118,14 +129,12 @@ def _filters(status: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def _namespaces(thread: int) -> list[bytes]:
-    """Those that its children will be in.  namespaces(7)"""
-    directory = os.open("ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=thread)
-    try:
-        names = sorted(os.listdir(directory))
-        return [os.readlink(name, dir_fd=directory).encode() for name in names]
-    finally:
-        os.close(directory)
+@functools.cache
+def _namespaces() -> tuple[bytes, ...]:
+    """Where a thread's directory tells of those that its children will be in.  namespaces(7)"""
+    names = set(os.listdir(b"/proc/thread-self/ns"))
+    own = {name.removesuffix(b"_for_children") for name in names if name.endswith(b"_for_children")}
+    return tuple(b"ns/" + name for name in sorted(names - own))
 
 
 def _root(thread: int) -> bytes:

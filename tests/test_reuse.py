@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from conftest import PROVES, WatchedStore, run_host, wait_gone
 from launchers import WARM
@@ -147,20 +149,41 @@ print(job.id, flush=True)
     wait_gone(monitor)
 
 
-def test_what_a_command_does_to_its_monitor_stays_with_that(store: WatchedStore) -> None:
+SPOIL = "import os, resource, subprocess; from pathlib import Path; monitor = os.getppid()\n"
+SPOILS = {
+    "priority": "os.setpriority(os.PRIO_PROCESS, monitor, 7)",
+    "policy": "os.sched_setscheduler(monitor, os.SCHED_BATCH, os.sched_param(0))",
+    "cores": "os.sched_setaffinity(monitor, {max(os.sched_getaffinity(0))})",
+    "limits": "resource.prlimit(monitor, resource.RLIMIT_MEMLOCK, (4096, 8192))",
+    "out of memory": "Path(f'/proc/{monitor}/oom_score_adj').write_text('500')",
+    "core dumps": "Path(f'/proc/{monitor}/coredump_filter').write_text('1')",
+    "timer slack": "Path(f'/proc/{monitor}/timerslack_ns').write_text('70000')",
+    "input and output": "subprocess.run(['ionice', '-c', '3', '-p', str(monitor)], check=True)",
+}
+LOOK = """
+import os, subprocess
+read = lambda name: open(f"/proc/self/{name}").read()
+print([os.nice(0), os.sched_getscheduler(0), os.sched_getaffinity(0), read("oom_score_adj"),
+       read("coredump_filter"), read("timerslack_ns"), read("limits"),
+       subprocess.run(["ionice"], capture_output=True).stdout])
+"""
+
+
+@pytest.mark.skipif(not shutil.which("ionice"), reason="needs ionice (Debian: util-linux)")
+@pytest.mark.parametrize("name", SPOILS)
+def test_what_a_command_does_to_its_monitor_stays_with_that(store: WatchedStore, name: str) -> None:
     body = """
-spoil = 'renice -n 7 -p $PPID >&2; echo 500 >/proc/$PPID/oom_score_adj'
-look = "nice; cat /proc/self/oom_score_adj"
-wanted = subprocess.run(["sh", "-c", look], capture_output=True, text=True).stdout
-for _ in range(5):
-    spoilt = store.start(["sh", "-c", spoil])
+spoil, look = ([sys.executable, "-c", text] for text in sys.argv[1:])
+wanted = subprocess.run(look, capture_output=True, text=True).stdout
+for _ in range(3):
+    spoilt = store.start(spoil)
     assert spoilt.wait(timeout=30).exit_code == 0, spoilt.tail()
     for _ in range(3):
-        job = store.start(["sh", "-c", look])
+        job = store.start(look)
         job.wait(timeout=30)
         assert job.tail() == wanted, (job.tail(), wanted)
 """
-    run_host(store, REUSED + body)
+    run_host(store, REUSED + body, SPOIL + SPOILS[name], LOOK)
 
 
 def test_killed_monitor_that_waits_again_does_not_cost_the_launcher(store: WatchedStore) -> None:
