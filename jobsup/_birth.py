@@ -166,7 +166,7 @@ def _open_stdin_writer(job_dir: JobDir) -> int:
 def _hangs_up(host: int) -> bool:
     """Whether nobody waits for our report: an interrupted start() is to leave nothing.
 
-    The host has shut its sending side down, so only its end hangs up.  poll(2)
+    At most it has shut its sending side down, so only its end hangs up.  poll(2)
     """
     poll = select.poll()
     poll.register(host, 0)

@@ -280,6 +280,10 @@ class Terms(NamedTuple):
         )
 
 
+ALONG_BYTES: Final = 1 << 15
+"""Of an order that goes in one message with its descriptors; a longer one comes after them."""
+
+
 class Order(NamedTuple):
     """What a new monitor is to do, handed over in memory.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
-from jobsup._control import Order
+from jobsup._control import ALONG_BYTES, Order, Report
 from jobsup._surroundings import Surroundings
 
 _HELLO_BYTES: Final = 4096
@@ -20,7 +20,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 _LINGER_SECONDS: Final = 0.5
 
 RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
-Converse = Callable[[socket.socket, Order], bytes]
+Prepare = Callable[[Order], Order]
 
 
 _handed_over: set[socket.socket] = set()
@@ -44,6 +44,25 @@ def close_in_child() -> None:
     for theirs in _handed_over:
         theirs.close()
     _handed_over.clear()
+
+
+def converse(ours: socket.socket, order: bytes) -> bytes:
+    """Hand over the order, unless it is empty; what the monitor said of it, or died saying."""
+    try:
+        if order:
+            # Without the flag a monitor that died would kill a host that
+            # has SIGPIPE at its default.  send(2)
+            ours.sendall(order, getattr(socket, "MSG_NOSIGNAL", 0))
+            ours.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # what it said before it died is still there to be read
+    answer = b""
+    try:
+        while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
 
 
 class HostEnd:
@@ -101,8 +120,8 @@ class HostEnd:
             return False
         return self.is_alive()
 
-    def launch(self, order: Order, here: Surroundings, converse: Converse) -> bytes:
-        """What the monitor said that it forked for *order*.
+    def launch(self, order: Order, here: Surroundings, prepare: Prepare) -> bytes:
+        """What the monitor said that it forked for *order*, once that is prepared.
 
         Raises:
             OSError: The order could not be handed over; nothing has begun.
@@ -114,15 +133,18 @@ class HostEnd:
                 cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 on_exit.callback(os.close, cwd)
                 stdin = [] if order.stdin_fd is None else [order.stdin_fd]
-                other = 0 if here.thread == self._thread else threading.get_native_id()
-                self._send(other, [theirs.fileno(), cwd, *stdin])
-            handed = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
-            return converse(ours, handed)
+                # It must be able to look into this thread, unless it is its own.
+                thread = 0 if here.thread == self._thread else threading.get_native_id()
+                order = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
+                data = prepare(order).to_bytes()
+                # All in one message has it woken once.
+                along, later = (data, b"") if len(data) <= ALONG_BYTES else (b"", data)
+                self._send([b"%d " % thread, along], [theirs.fileno(), cwd, *stdin])
+            return converse(ours, later)
 
-    def _send(self, thread: int, fds: Sequence[int]) -> None:
-        """With the *thread* that it must be able to look into, unless it is its own."""
+    def _send(self, message: Sequence[bytes], fds: Sequence[int]) -> None:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        self._control.sendmsg([b"%d" % thread], [rights], socket.MSG_NOSIGNAL)
+        self._control.sendmsg(message, [rights], socket.MSG_NOSIGNAL)
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""

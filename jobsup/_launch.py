@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from jobsup._control import RELAUNCH, Order, Report
-from jobsup._hostend import HostEnd, close_in_child, handing_over
+from jobsup._hostend import HostEnd, close_in_child, converse, handing_over
 from jobsup._jobdir import StoreDir
 from jobsup._layout import lay_out
 from jobsup._platform import NAME, PORTABLE
@@ -90,25 +90,6 @@ def _laid_out(order: Order) -> Order:
     return order
 
 
-def _converse(ours: socket.socket, order: Order) -> bytes:
-    """Hand over the order; what the monitor said of it, or died saying."""
-    order = _laid_out(order)
-    try:
-        # Without the flag a monitor that died would kill a host that
-        # has SIGPIPE at its default.  send(2)
-        ours.sendall(order.to_bytes(), getattr(socket, "MSG_NOSIGNAL", 0))
-        ours.shutdown(socket.SHUT_WR)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # what it said before it died is still there to be read
-    answer = b""
-    try:
-        while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
-            answer += part
-    except ConnectionResetError:
-        pass
-    return answer
-
-
 def _launch_interpreter(order: Order) -> bytes:
     try:
         ours, theirs = socket.socketpair()
@@ -116,7 +97,7 @@ def _launch_interpreter(order: Order) -> bytes:
             with handing_over(theirs):
                 keep = [] if order.stdin_fd is None else [order.stdin_fd]
                 _run_interpreter("jobsup._monitor_main", theirs, keep, order.verb)
-            return _converse(ours, order)
+            return converse(ours, _laid_out(order).to_bytes())
     except OSError as error:
         reason = error.strerror or str(error)
         raise SpawnError("monitor", order.root, reason) from error
@@ -176,7 +157,7 @@ class _Launchers:
         if here is None or launcher is None:
             return None
         try:
-            answer = launcher.launch(order, here, _converse)
+            answer = launcher.launch(order, here, _laid_out)
         except OSError:  # it is gone, or something cannot be handed over
             return None
         report = Report.from_bytes(answer)

@@ -19,13 +19,13 @@ from typing import Final, NoReturn
 
 from jobsup import _monitor_main
 from jobsup._birth import Supervised
-from jobsup._control import RELAUNCH, Order, Report
+from jobsup._control import ALONG_BYTES, RELAUNCH, Order, Report
 from jobsup._platform import become_subreaper, name_process
 from jobsup._rehearsal import rehearse_birth
 from jobsup._spawn import Inheritance
 from jobsup._surroundings import imposed
 
-_MESSAGE_BYTES: Final = 1 << 16
+_MESSAGE_BYTES: Final = ALONG_BYTES + 32
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
 # Numbers: what makes one of two enum members is Python, and takes memory.
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
@@ -103,17 +103,17 @@ class Spare:
         os.close(self._control.detach())
         name_process("jobsup-monitor")
         host, cwd, *stdin = fds
+        thread, _, along = message.partition(b" ")
+        order = Order.from_bytes(along) if along else _monitor_main.read_order(host)
+        if order is None:
+            self._give_up()
         try:
-            _look_into(int(message))
+            _look_into(int(thread))
             os.fchdir(cwd)
         except OSError as error:  # the host may be where it could not enter again
-            _monitor_main.read_order(host)
             os.write(host, Report(RELAUNCH, "", error.errno).to_bytes())
             self._give_up()
         os.close(cwd)
-        order = _monitor_main.read_order(host)
-        if order is None:
-            self._give_up()
         return order, host, stdin[0] if stdin else None
 
     def _receive(self) -> tuple[bytes, list[int]]:

@@ -115,6 +115,20 @@ print(job.tail().replace(job.id, "<id>"))
     assert sorted(run_host(store, WARM + body).split()) == ["JOBSUP_JOB_ID=<id>", "ONE=1"]
 
 
+def test_order_of_any_length(store: WatchedStore) -> None:
+    """A short one goes to the launcher in one message, a longer one after it."""
+    body = """
+from jobsup._control import ALONG_BYTES
+lengths = [*range(ALONG_BYTES - 4000, ALONG_BYTES + 10, 50), 100_000]
+for length in lengths:
+    job = store.start(["sh", "-c", "echo ${#LONG}"], env={"LONG": "x" * length}, clean_env=True)
+    job.wait(timeout=30)
+    assert job.tail() == f"{length}\\n", (length, job.tail())
+assert len(launchers_of()) == 1
+"""
+    run_host(store, WARM + body)
+
+
 # -- a sandbox entered late ----------------------------------------------------
 
 ENTER = f"""
