@@ -51,9 +51,14 @@ def obstacle() -> str | None:
     return None
 
 
+@functools.cache
 def _domain() -> str:
     """The boot and the pid namespace within which a pid and a start time mean something."""
     return f"{boot_id()}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+# A process stays in its pid namespace; a child may be born into another.  pid_namespaces(7)
+os.register_at_fork(after_in_child=_domain.cache_clear)
 
 
 @functools.cache
