@@ -162,7 +162,10 @@ class JobDir(_Directory):
         return os.stat(self.text).st_uid == os.geteuid()
 
     def exists(self) -> bool:
-        return self.path.is_dir() and not self.path.is_symlink()
+        try:
+            return stat.S_ISDIR(os.lstat(self.text).st_mode)  # and no link to one
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def missing(self, error: OSError) -> JobsupError:
         """What *error*, that a file of the job is not there, means."""

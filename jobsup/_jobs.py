@@ -310,10 +310,11 @@ class JobStore:
         if mode not in ("any", "all"):
             raise ValueError(f"mode must be 'any' or 'all', not {mode!r}")
         found = [job if isinstance(job, Job) else self.get(job) for job in jobs]
-        for job in found:
-            if not job.dir.exists():
+        dirs = [job.dir for job in found]
+        for job, job_dir in zip(found, dirs, strict=True):
+            if not job_dir.exists():
                 raise JobNotFoundError(job.id, job.root)
-        return [job.dir for job in found]
+        return dirs
 
     def prune(
         self,

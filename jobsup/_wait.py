@@ -51,7 +51,7 @@ class _Look:
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise job_dir.missing(error) from None
             if ended is not None:
-                known[job_dir.path.name] = ended
+                known[job_dir.id] = ended
 
     def _look_at(self, job_dir: JobDir, on_exit: ExitStack) -> JobRecord | None:
         """The final record; None if there is none yet, and something to block on."""
@@ -132,16 +132,16 @@ async def wait_async(jobs: Sequence[JobDir], mode: Mode, timeout: float | None) 
 
 
 def _unknown(jobs: Sequence[JobDir], known: dict[str, JobRecord]) -> list[JobDir]:
-    return [job_dir for job_dir in jobs if job_dir.path.name not in known]
+    return [job_dir for job_dir in jobs if job_dir.id not in known]
 
 
 def _is_over(jobs: Sequence[JobDir], known: dict[str, JobRecord], mode: Mode) -> bool:
-    ended = [job_dir.path.name in known for job_dir in jobs]
+    ended = [job_dir.id in known for job_dir in jobs]
     return all(ended) or (mode == "any" and any(ended))
 
 
 def _waited(jobs: Sequence[JobDir], known: dict[str, JobRecord]) -> Waited:
-    names = [job_dir.path.name for job_dir in jobs]
+    names = [job_dir.id for job_dir in jobs]
     return Waited(
         [known[name] for name in names if name in known],
         [name for name in names if name not in known],
