@@ -30,7 +30,7 @@ from jobsup._control import Order
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._sharing import fill_pools, immortalize
-from jobsup._spare import AT_ONCE, IDLE, REPORTED, TAKEN, Spare, receive
+from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
 from jobsup._surroundings import imposed
 
@@ -91,13 +91,14 @@ class _Launcher:
             ready = {fd for fd, _ in poll.poll(0 if has_time else None)}
             if not ready:
                 self._preparation.pop(0)()
-            if self._notes.fileno() in ready:  # first: who told may have ended since
-                self._take_notes()
-            if self._wakeup in ready:
+            # One thing at a time, and all notes first: who told may have ended since.
+            if self._notes.fileno() in ready:
+                self._take_note()
+            elif self._wakeup in ready:
                 if signal.SIGTERM in os.read(self._wakeup, 4096):
                     self._end()
                 self._reap()
-            if self._host in ready or self._control.fileno() in ready:
+            elif self._host in ready or self._control.fileno() in ready:
                 self._end()
 
     def _end(self) -> NoReturn:
@@ -111,22 +112,18 @@ class _Launcher:
                 poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
         os._exit(0)
 
-    def _take_notes(self) -> None:
-        while True:
-            try:
-                note, fds = receive(self._notes, AT_ONCE)
-            except BlockingIOError:
-                return
-            pid, kind, *job = os.fsdecode(note).split("\0")
-            self._spares.pop(int(pid), None)
-            if kind == TAKEN:
-                self._has_served = True
-                self._monitors[int(pid)] = (job[0], job[1])
-            elif kind == IDLE:
-                self._monitors.pop(int(pid), None)
-                self._take_back(int(pid), fds)
-            elif kind == REPORTED and not self._spares:
-                self._fork_spare()
+    def _take_note(self) -> None:
+        note, fds = receive(self._notes)
+        pid, kind, *job = os.fsdecode(note).split("\0")
+        self._spares.pop(int(pid), None)
+        if kind == TAKEN:
+            self._has_served = True
+            self._monitors[int(pid)] = (job[0], job[1])
+        elif kind == IDLE:
+            self._monitors.pop(int(pid), None)
+            self._take_back(int(pid), fds)
+        elif kind == REPORTED and not self._spares:
+            self._fork_spare()
 
     def _take_back(self, pid: int, fds: list[int]) -> None:
         """Give a monitor without a job the host's socket; it ends if it is not given that."""

@@ -29,7 +29,7 @@ _MESSAGE_BYTES: Final = ALONG_BYTES + 32
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
 # Numbers: what makes one of two enum members is Python, and takes memory.
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
-AT_ONCE: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_AT_ONCE: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _REUSE_SECONDS: Final = 10.0
 """After its fork it takes no job after the present one: many lives leave some memory behind."""
 
@@ -125,7 +125,7 @@ class Spare:
             if self._notes.fileno() in dict(poll.poll()):
                 os._exit(0)
             try:
-                message, fds = receive(self._control, AT_ONCE)
+                message, fds = receive(self._control, _AT_ONCE)
             except BlockingIOError:  # another one was faster
                 continue
             if not message:
