@@ -11,6 +11,7 @@ import resource
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any, Final
 import faulty
 from conftest import Gate, files_in, kill_and_wait
 
-from jobsup import Job, JobRecord, JobState, JobStore, JobsupError, _launch
+from jobsup import Job, JobRecord, JobState, JobStore, JobsupError, ProcessIdentity, _launch
 from jobsup._identity import is_alive
 from jobsup._jobdir import StoreDir
 from jobsup._ulid import new_id
@@ -43,6 +44,9 @@ echo up >"$1"; read x <"$2"
 head -c 400000 /dev/zero
 echo over >"$3"; exit 7
 """
+
+
+_PATIENCE: Final = 2.0
 
 
 class Scene:
@@ -120,10 +124,19 @@ class Scene:
     def has_ended(self, job: Job) -> bool:
         return job.status().state is JobState.ENDED
 
-    def kill_monitor(self, job: Job) -> None:
+    def kill_monitor(self, job: Job) -> ProcessIdentity | None:
         with self.unharmed():
             if monitor := job.dir.read_record().monitor:
                 kill_and_wait(monitor)
+            return monitor
+
+    def loses_monitor(self, job: Job) -> None:
+        """It is killed, and replaced, unless something fails."""
+        killed = self.kill_monitor(job)
+        deadline = time.monotonic() + _PATIENCE
+        with self.unharmed():
+            while time.monotonic() < deadline and job.dir.read_record().monitor == killed:
+                time.sleep(0.005)
 
     def report(self) -> dict[str, Any]:
         return {
@@ -331,7 +344,7 @@ def launched(scene: Scene) -> None:
     for _ in range(2):
         if job := scene.start(UNTIL_GATE):
             scene.is_up(job)
-            scene.kill_monitor(job)
+            scene.loses_monitor(job)  # whose heir must be there, or nobody sees the exit
             scene.let_go()
             scene.tries(partial(job.wait, timeout=5))
 
