@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import itertools
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from jobsup import _monitor_main
+from jobsup import _birth, _monitor_main, _spare
 from jobsup._control import Order
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
-from jobsup._sharing import fill_pools, immortalize
+from jobsup._sharing import fill_pools, functions_of, immortalize, pack_code
 from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
 from jobsup._surroundings import imposed
@@ -70,15 +71,33 @@ class _Launcher:
         self._monitors: dict[int, tuple[str, str]] = {}
         """Root and job id of each monitor that lives, by its pid: our own unreaped child."""
         self._has_served = False
-        # Has later forks share what they can. A step at a time, once there was
-        # a job: somebody may want a spare, and many a host wants but one.
-        self._preparation: list[Callable[[], object]] = [
-            *[rehearse_life] * 3,
-            gc.collect,
-            immortalize,
-            fill_pools,
-            gc.freeze,
-        ]
+        self._preparation = self._prepare()
+        self._is_prepared = False
+
+    def _prepare(self) -> Iterator[None]:
+        """Have later forks share what they can: in few steps, for who is forked between
+        two of them keeps the memory that the second writes to.
+        """
+        gc.collect()
+        modules = (_spare, _birth, _monitor_main, sys.modules[__name__])
+        pack_code(self._rehearse, itertools.chain(*map(functions_of, modules)))
+        yield
+        for _ in range(3):
+            self._rehearse()
+        gc.collect()
+        immortalize()
+        fill_pools()
+        gc.freeze()
+
+    def _prepare_further(self) -> None:
+        try:
+            next(self._preparation)
+        except Exception:  # it is done; or it cannot be done here, and forks share less
+            self._is_prepared = True
+
+    def _rehearse(self) -> None:
+        rehearse_birth(self._inherited)
+        rehearse_life(self._inherited)
 
     def serve(self) -> NoReturn:
         poll = select.poll()
@@ -87,10 +106,11 @@ class _Launcher:
             poll.register(fd, select.POLLIN)
         self._fork_spare()
         while True:
-            has_time = self._preparation and self._has_served
+            # Not before there was a job: many a host wants but one, and wants it soon.
+            has_time = self._has_served and not self._is_prepared
             ready = {fd for fd, _ in poll.poll(0 if has_time else None)}
             if not ready:
-                self._preparation.pop(0)()
+                self._prepare_further()
             # One thing at a time, and all notes first: who told may have ended since.
             if self._notes.fileno() in ready:
                 self._take_note()

@@ -10,32 +10,45 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from jobsup._birth import Supervised, who_we_are
-from jobsup._control import Order, RequestReader, Terms
+from jobsup._control import Order, RequestReader, Terms, open_control
+from jobsup._events import append_line
 from jobsup._jobdir import JobDir, StoreDir
 from jobsup._model import JobRecord, JobState, Usage, fill, now, to_json
 from jobsup._monitor import Monitor
-from jobsup._platform import obstacle
+from jobsup._outputcap import OutputCap
+from jobsup._platform import obstacle, own_token
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, spawn
 from jobsup._tree import Exit, OwnTree
 
 _NOWHERE: Final = "/proc/0"
 """No process has this number: nothing below is ever there, nor can be made."""
 _JOB_ID: Final = "0" * 26
+_LOOKS: Final = 3
 _NULL: Final = 0
 """A monitor's standard input."""
 
 
-class _Gone(OwnTree):
-    """What is left of a command that has exited: nothing."""
+class _Going(OwnTree):
+    """A command that exits after some looks, and leaves nothing."""
+
+    looks = 0
 
     def peek(self) -> Exit | None:
-        return Exit(0, None)
+        self.looks += 1
+        with suppress(ChildProcessError):  # it is no child of ours
+            super().peek()
+        return Exit(0, None) if self.looks > _LOOKS else None
 
     def collect(self) -> bool:
-        return True
+        super().collect()
+        return self.looks > _LOOKS
+
+    def _another_dead(self) -> None:
+        super()._another_dead()  # and leave it to whom it belongs
 
     def usage(self) -> Usage:
         return Usage(0.0, 0)
@@ -47,8 +60,9 @@ def rehearse_birth(inherited: Inheritance) -> None:
     order = Order.from_bytes(order.to_bytes())
     obstacle()
     unborn = StoreDir(order.root).unborn(order.job_id)
-    with suppress(OSError):
-        unborn.acquire()
+    for act in (unborn.acquire, unborn.begin, partial(open_control, unborn)):
+        with suppress(OSError):
+            act()
     with suppress(SpawnFailedError):
         spawn(Command(order.argv, {**(order.environment or {}), "A": "b"}, (0, 1, 2)), inherited)
     fill(order.record, at=now().isoformat().encode(), monitor=who_we_are(os.getpid()))
@@ -63,8 +77,10 @@ class _NoPlace(JobDir):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
 
 
-def rehearse_life() -> None:
-    """From the loop to the final record."""
+def rehearse_life(inherited: Inheritance) -> None:
+    """From the command to the final record."""
+    with suppress(SpawnFailedError):  # it is there, and nobody can execute it
+        spawn(Command(("null",), {"PATH": f"{_NOWHERE}:/dev"}, (0, 1, 2)), inherited)
     record = JobRecord(_JOB_ID, JobState.RUNNING, now(), started_at=now())
     who = who_we_are(os.getpid())
     job = Supervised(
@@ -73,7 +89,14 @@ def rehearse_life() -> None:
         fill(to_json(record), command=who, monitor=who),
         is_adopted=False,
     )
-    job.tree = _Gone(os.getpid())
+    job.tree = _Going(os.getpid())
     job.requests = RequestReader(_NULL, _NULL)
     with suppress(OSError):
-        Monitor(job, _NULL).run()
+        own_token(os.getpid())
+        append_line(os.devnull, b"")
+        monitor, cap = Monitor(job, _NULL), OutputCap(os.devnull, 1, 0.0)
+        monitor._keep_within([cap])
+        try:
+            monitor.run()
+        finally:
+            cap.close()

@@ -2,8 +2,9 @@
 
 CPython keeps the count of an object's references in the object: a fork that
 calls a function writes to the pages of its code, its constants and all that it
-names, and so takes copies of them. And what a fork makes lies in the gaps among
-what was there before, an object to a page.
+names, and so takes copies of them. It writes to the code itself, too, which lies
+among what is never run. And what a fork makes lies in the gaps among what was
+there before, an object to a page.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from types import CodeType, FrameType
+from collections.abc import Callable, Iterable, Iterator
+from opcode import opmap
+from types import CodeType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Final
 
 _COUNT_BYTES: Final = 4
 """Of the count, the part that tells: the lower half of the object's first word."""
 _IMMORTAL: Final = 1 << 30
 """No count that is a count comes so far."""
+_GOING_ON: Final = (FrameType, GeneratorType)
 
 # Objects/obmalloc.c of CPython: blocks of up to 512 bytes come out of pools, each of one size.
 _STEP_BYTES: Final = 16
@@ -27,7 +31,14 @@ _POOL_HEAD_BYTES: Final = 48
 _MOST_BYTES: Final = 1 << 20
 """Taken of one size, should the pools be others than these."""
 
+# What is larger comes from malloc(3). The GNU C library's keeps the gaps that it may
+# give again by their exact size, where that is small, and the others by about theirs.
+_LARGE_BYTES: Final = 32 * 1024
+_EXACT_BYTES: Final = 1100
+_LARGE_BLOCKS: Final = 8
+
 _blocks: Final[list[object]] = []
+_NO_OPERATION: Final = bytes([opmap["NOP"], 0])
 
 
 def immortalize() -> None:
@@ -41,9 +52,81 @@ def immortalize() -> None:
         return
     memory = (ctypes.c_uint32 * (sys.maxsize // 4)).from_address(0)
     immortal = memory[id(None) // 4]
-    for address, each in _reachable().items():  # which keeps them until it is done
-        if sys.getrefcount(each) < _IMMORTAL:
+    reachable = _reachable()
+    for address, count in zip(reachable, map(sys.getrefcount, reachable.values()), strict=True):
+        if count < _IMMORTAL:
             memory[address // 4] = immortal
+
+
+def pack_code(rehearse: Callable[[], object], more: Iterable[FunctionType]) -> None:
+    """Lay what *rehearse* runs side by side, in the order in which it does; and *more* after it.
+
+    The interpreter writes to what it runs (PEP 659), if only which way a branch
+    went: a fork takes a copy of each page that has some of it.
+    """
+    if not _knows_immortals():  # then all is written to anyhow
+        return
+    run = _code_run_by(rehearse)
+    users: dict[int, list[FunctionType]] = {}
+    for each in gc.get_objects():
+        if type(each) is FunctionType:
+            users.setdefault(id(each.__code__), []).append(each)
+    run.update((id(each.__code__), each.__code__) for each in more)
+    _fill_heap()
+    for address, code in run.items():
+        copy = _copy_of(code)
+        for each in users.get(address, ()):
+            each.__code__ = copy
+
+
+def functions_of(module: ModuleType) -> Iterator[FunctionType]:
+    """Those that are defined there, methods among them."""
+    for each in vars(module).values():
+        members = vars(each).values() if isinstance(each, type) else [each]
+        for member in members:
+            if type(member) is FunctionType and member.__module__ == module.__name__:
+                yield member
+
+
+def _code_run_by(act: Callable[[], object]) -> dict[int, CodeType]:
+    """By its address, in the order in which it first ran."""
+    run: dict[int, CodeType] = {}
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            run.setdefault(id(frame.f_code), frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return run
+
+
+def _copy_of(code: CodeType) -> CodeType:
+    """One too large for the pools, of which each size has its own: it has to lie in the heap."""
+    missing = max(0, _SMALL_BYTES + 1 - CodeType.__basicsize__ - len(code.co_code))
+    within = [_copy_of(each) if type(each) is CodeType else each for each in code.co_consts]
+    return code.replace(
+        co_code=code.co_code + _NO_OPERATION * -(-missing // 2), co_consts=tuple(within)
+    )
+
+
+def _fill_heap() -> None:
+    """Take the gaps between what malloc(3) has given, for good: what comes next lies in a row."""
+    large = [_block(_LARGE_BYTES, 0) for _ in range(_LARGE_BLOCKS)]
+    _blocks.extend(large)
+    last = max(map(id, large))
+    size = _LARGE_BYTES
+    while size > _SMALL_BYTES:
+        for _ in range(_MOST_BYTES // size):
+            block = _block(size, 0)
+            _blocks.append(block)
+            if id(block) > last:  # there was no gap any more
+                last = id(block)
+                break
+        size -= _STEP_BYTES if size <= _EXACT_BYTES else size // 4
 
 
 def fill_pools() -> None:
@@ -69,7 +152,10 @@ def _block(size: int, number: int) -> object:
     """Something that takes a block of just this size."""
     if size == _STEP_BYTES:
         return object()
-    return (1 << 40) + number if size == 2 * _STEP_BYTES else bytes(size - sys.getsizeof(b""))
+    if size == 2 * _STEP_BYTES:
+        return (1 << 40) + number
+    # Not bytes(): it comes from calloc(3), which leaves alone what malloc(3) has at hand.
+    return b"\0" * (size - sys.getsizeof(b""))
 
 
 def _knows_immortals() -> bool:
@@ -89,12 +175,15 @@ def _reachable() -> dict[int, object]:
     known: dict[int, object] = {}
     found = gc.get_objects()
     while found:
-        # Not a frame: ours would lead to what is gathered here, without end.
-        news = (each for each in found if id(each) not in known and type(each) is not FrameType)
-        fresh = {id(each): each for each in news}
+        # Where nothing is said of single objects there is no loop: there are thirty thousand.
+        fresh = dict(zip(map(id, found), found, strict=True))
+        for address in fresh.keys() & known.keys():
+            del fresh[address]
+        # Not what is going on: ours would lead to what is gathered here, without end.
+        for address in [id(each) for each in fresh.values() if type(each) in _GOING_ON]:
+            del fresh[address]
         known.update(fresh)
         found = gc.get_referents(*fresh.values())
-        for each in fresh.values():
-            if type(each) is CodeType:  # it does not tell the collector what it refers to
-                found.append(each.co_consts)
+        # Code does not tell the collector what it refers to.
+        found += [each.co_consts for each in fresh.values() if type(each) is CodeType]
     return known

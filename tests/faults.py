@@ -221,6 +221,8 @@ def call_name(node: ast.expr) -> str | None:
         return f"libc.{name}"
     if receiver.endswith("_selector"):
         return f"selector.{name}"
+    if receiver == "code":  # CodeType.replace()
+        return None
     if name in _METHOD_NAMES and isinstance(node.value, (ast.Name, ast.Attribute, ast.BinOp)):
         return f"{_METHOD_NAMES[name]}.{name}"
     return None

@@ -410,9 +410,11 @@ def test_rehearsal_without_descriptors_is_over_at_once(store: WatchedStore) -> N
     body = """
 import resource
 from jobsup._rehearsal import rehearse_life
-rehearse_life()
+from jobsup._spawn import Inheritance
+inherited = Inheritance.take()
+rehearse_life(inherited)
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-rehearse_life()
+rehearse_life(inherited)
 """
     run_host(store, body)
 

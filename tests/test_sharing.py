@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+from conftest import PROVES
+
 PROGRAM = """
 import gc, json, os, signal, sys
 signal.alarm(100)
@@ -52,3 +55,78 @@ def test_nothing_is_counted_any_more_and_all_works_on() -> None:
     else:  # there is no such thing
         assert max(after) < 1 << 20
     assert max(counts) < 1 << 20
+
+
+PACKED = """
+import gc, json, os, signal, sys
+signal.alarm(100)
+from jobsup import _sharing
+
+scattered, between = [], []
+for number in range(100):
+    text = f"def f{number}(*words, end={number}):\\n" + "    a = len(words)\\n" * (number % 7 + 20)
+    text += "    return sum(a + each for each in range(end)) + (lambda: end)()\\n"
+    names = {}
+    exec(compile(text, f"made{number}", "exec"), names)
+    scattered.append(names[f"f{number}"])
+    between.append([bytearray(size) for size in range(100, 4096, 64)])
+del between[::2]
+
+def raises():
+    words = ["a"]
+
+    raise LookupError(words)
+
+def run():
+    try:
+        raises()
+    except LookupError as error:
+        line = error.__traceback__.tb_next.tb_lineno
+    return [line, *(function(1, 2) for function in scattered)]
+
+def codes():
+    return [function.__code__ for function in scattered]
+
+def pages():
+    return len({id(code) >> 12 for code in codes()})
+
+gc.collect()
+told, before = run(), pages()
+_sharing.pack_code(run, [])
+assert run() == told
+assert [code.co_filename for code in codes()] == [f"made{number}" for number in range(100)]
+print(json.dumps([before, pages()]), flush=True)
+os._exit(0)
+"""
+
+
+def test_packed_code_lies_side_by_side_and_does_what_it_did() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PACKED], capture_output=True, timeout=60, check=True
+    )
+    before, after = json.loads(done.stdout)
+    if sys.version_info >= (3, 12):
+        assert after < 0.8 * before
+    else:
+        assert after == before
+
+
+PREPARED = """
+import os, signal, socket
+signal.alarm(100)
+from jobsup._launcher import _Launcher
+from jobsup._spawn import Inheritance
+
+control, host = socket.socketpair()
+launcher = _Launcher(control, 0, 0, Inheritance.take())
+held = len(os.listdir("/proc/self/fd"))
+for _ in launcher._prepare():
+    pass
+assert len(os.listdir("/proc/self/fd")) == held
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not PROVES, reason="the portable path has no launcher")
+def test_launcher_can_be_prepared_and_holds_no_more_than_before() -> None:
+    subprocess.run([sys.executable, "-c", PREPARED], timeout=60, check=True)
