@@ -9,7 +9,6 @@ import select
 import time
 from contextlib import ExitStack, suppress
 from functools import cached_property
-from typing import Final
 
 from jobsup import _events
 from jobsup._control import Order, Report, RequestReader, Terms, open_control
@@ -33,6 +32,7 @@ from jobsup._spec import Stdin
 from jobsup._stopplan import StopPlan, StopStep
 from jobsup._strays import MARKER, ChildTree, StrayTree
 from jobsup._tree import OwnTree, Tree
+from jobsup._typing import Final
 from jobsup.errors import RecordError
 
 _LOCK_SECONDS: Final = 5.0

@@ -19,12 +19,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE, JobDir, unlink
 from jobsup._model import plain
 from jobsup._spec import JobSpec, Leftovers, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
+from jobsup._typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from jobsup._value import Value, as_dict, evolve
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _MAY_GO_UNANSWERED: Final = (
 )
 LONGEST_SECONDS: Final = 86_400.0
 """Of one wait for a descriptor: poll(2) counts milliseconds in an int."""
-_REPLY_NAME: Final = re.compile(r"reply\.[0-9a-f]{16}\Z")
+_REPLY_NAME: Final = r"reply\.[0-9a-f]{16}\Z"
 
 
 class Request(Value):
@@ -72,7 +72,7 @@ def parse_request(line: bytes) -> Request | None:
             return None
         if request.verb == "signal" and request.signal not in signal.valid_signals():
             return None
-        if request.reply is not None and not _REPLY_NAME.match(request.reply):
+        if request.reply is not None and not re.match(_REPLY_NAME, request.reply):
             return None
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from jobsup._jobdir import FILE_MODE
 from jobsup._model import JobRecord, JobState, Outcome, utc
 from jobsup._stopplan import optional
+from jobsup._typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from jobsup._value import Value
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from typing import Final
 
 from jobsup._jobdir import FILE_MODE, unlink
 from jobsup._platform import boot_id
+from jobsup._typing import Final
 from jobsup._ulid import LENGTH, is_id
 
 _NAME: Final = "index"

@@ -9,11 +9,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
 
 from jobsup._model import JobRecord, from_json, to_json
 from jobsup._platform import reserve, sync_data
 from jobsup._spec import JobSpec
+from jobsup._typing import TYPE_CHECKING, Final
 from jobsup._ulid import is_id
 from jobsup.errors import JobNotFoundError, JobsupError, RecordError
 

@@ -26,7 +26,7 @@ from jobsup._start import (
     working_directory,
 )
 from jobsup._stopplan import StopPlan, optional_seconds, seconds, stop_plan
-from jobsup._ulid import PART, SHORT, is_id, new_id
+from jobsup._ulid import SHORT, is_id, is_part, new_id
 from jobsup._wait import Waited
 from jobsup.errors import JobExistsError, JobNotFoundError, JobsupError, RecordError, SpawnError
 
@@ -207,7 +207,7 @@ class JobStore:
         active = [job_id for job_id in store.active_ids() if self._is_active(job_id, job)]
         if not active:
             part = job.lower()
-            matches = _index.containing(store.text, part) if PART.match(part) else []
+            matches = _index.containing(store.text, part) if is_part(part) else []
             # Ended names are a file each to read. Spare it where a long part
             # fits one id: that such a name were meant is one in a milliard.
             if len(matches) == 1 and len(part) >= SHORT:

@@ -24,16 +24,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final, NoReturn
 
 from jobsup import _birth, _monitor_main, _spare
 from jobsup._control import Order
+from jobsup._imposed import imposed
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
-from jobsup._sharing import fill_pools, functions_of, immortalize, pack_code
 from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, receive
 from jobsup._spawn import Inheritance
-from jobsup._surroundings import imposed
+from jobsup._typing import Final, NoReturn
 
 _END_SECONDS: Final = 0.25
 _MOST_SPARES: Final = 2
@@ -78,15 +77,18 @@ class _Launcher:
         """Have later forks share what they can: in few steps, for who is forked between
         two of them keeps the memory that the second writes to.
         """
+        from jobsup import _sharing  # noqa: PLC0415 - 1 ms that the first start need not wait for
+
         gc.collect()
         modules = (_spare, _birth, _monitor_main, sys.modules[__name__])
-        pack_code(self._rehearse, itertools.chain(*map(functions_of, modules)))
+        more = itertools.chain(*map(_sharing.functions_of, modules))
+        _sharing.pack_code(self._rehearse, more)
         yield
         for _ in range(3):
             self._rehearse()
         gc.collect()
-        immortalize()
-        fill_pools()
+        _sharing.immortalize()
+        _sharing.fill_pools()
         gc.freeze()
 
     def _prepare_further(self) -> None:

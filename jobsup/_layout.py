@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Final
 
 from jobsup import _index
 from jobsup._control import Order
 from jobsup._jobdir import DIR_MODE, FILE_MODE, JobDir, StoreDir
 from jobsup._spec import Leftovers
+from jobsup._typing import Final
 
 _NAMES: Final = (
     *("lock", "control", "stdin", "output", "stderr"),

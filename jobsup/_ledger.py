@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
-from typing import Final
 
 from jobsup import _events
 from jobsup._jobdir import FILE_MODE, JobDir
 from jobsup._lifecycle import ENDED, CommandExited, Event, TreeEmptied, advance
 from jobsup._model import JobRecord, Survivor, now
 from jobsup._outputcap import OutputCap
+from jobsup._typing import Final
 from jobsup._value import evolve
 
 _APPEND: Final = (

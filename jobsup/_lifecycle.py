@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
 
 from jobsup._model import JobRecord, JobState, Outcome, StopCause, Survivor, Usage
 from jobsup._stopplan import ProcessIdentity
+from jobsup._typing import Final
 from jobsup._value import Value, evolve
 
 RUNNING = JobState.RUNNING

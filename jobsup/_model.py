@@ -11,10 +11,10 @@ import enum
 import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from jobsup._spec import Choice, JobSpec
 from jobsup._stopplan import ProcessIdentity, as_signal, nested, only, optional, whole
+from jobsup._typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 from jobsup._value import Value, as_dict, fields_of
 from jobsup.errors import RecordError
 

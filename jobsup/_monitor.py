@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
 
 from jobsup import _control
 from jobsup._birth import Supervised
@@ -38,6 +37,7 @@ from jobsup._platform import ProcessHandle, age_of
 from jobsup._spec import Leftovers
 from jobsup._stopplan import ProcessIdentity, StopPlan, signal_name
 from jobsup._tree import Exit
+from jobsup._typing import Final
 
 _NAP_SECONDS: Final = (0.0005, 0.02)
 """Between two passes of force: the first, then doubling up to the last."""

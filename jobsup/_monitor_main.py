@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import NoReturn
 
 from jobsup._birth import RefusedError, Supervised, adopt, bear
 from jobsup._control import DONE, Order, Report
@@ -18,6 +17,7 @@ from jobsup._ledger import log
 from jobsup._monitor import Monitor
 from jobsup._platform import become_subreaper, name_process, obstacle
 from jobsup._spawn import HANDLED, Inheritance
+from jobsup._typing import NoReturn
 
 
 def read_order(host: int) -> Order | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
 
 from jobsup._platform import punch_hole, tell_of_writes
+from jobsup._typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path

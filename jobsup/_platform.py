@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+
+from jobsup._typing import TYPE_CHECKING, Final
 
 if sys.platform == "win32":
     raise ImportError("jobsup needs a POSIX system: Linux, or with weaker promises macOS")

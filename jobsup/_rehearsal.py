@@ -11,7 +11,6 @@ import errno
 import os
 from contextlib import suppress
 from functools import partial
-from typing import Final
 
 from jobsup._birth import Supervised, who_we_are
 from jobsup._control import Order, RequestReader, Terms, open_control
@@ -23,6 +22,7 @@ from jobsup._outputcap import OutputCap
 from jobsup._platform import obstacle, own_token
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, spawn
 from jobsup._tree import Exit, OwnTree
+from jobsup._typing import Final
 
 _NOWHERE: Final = "/proc/0"
 """No process has this number: nothing below is ever there, nor can be made."""

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from opcode import opmap
 from types import CodeType, FrameType, FunctionType, GeneratorType, ModuleType
-from typing import Final
+
+from jobsup._typing import Final
 
 _COUNT_BYTES: Final = 4
 """Of the count, the part that tells: the lower half of the object's first word."""

@@ -15,15 +15,15 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from typing import Final, NoReturn
 
 from jobsup import _monitor_main
 from jobsup._birth import Supervised
 from jobsup._control import ALONG_BYTES, RELAUNCH, Order, Report
+from jobsup._imposed import imposed
 from jobsup._platform import become_subreaper, name_process
 from jobsup._rehearsal import rehearse_birth
 from jobsup._spawn import Inheritance
-from jobsup._surroundings import imposed
+from jobsup._typing import Final, NoReturn
 
 _MESSAGE_BYTES: Final = ALONG_BYTES + 32
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)

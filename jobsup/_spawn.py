@@ -6,7 +6,8 @@ import errno
 import os
 import resource
 import signal
-from typing import Final, NamedTuple, NoReturn
+
+from jobsup._typing import Final, NamedTuple, NoReturn
 
 _RAISED_LIMITS: Final = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 _MONITOR_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP)

@@ -6,7 +6,6 @@ import enum
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, NoReturn
 
 from jobsup._stopplan import (
     DEFAULT_STOP,
@@ -15,9 +14,10 @@ from jobsup._stopplan import (
     optional,
     seconds,
 )
+from jobsup._typing import Any, ClassVar, Final, NoReturn
 from jobsup._value import Value, fields_of
 
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 
 DEFAULT_OUTPUT_LIMIT: Final = 1 << 30
 MIN_OUTPUT_LIMIT: Final = 64 * 1024
@@ -187,7 +187,9 @@ class JobSpec(Value):
         super().__init__(**given)
 
     def _check(self) -> None:
-        if self.name is not None and not (isinstance(self.name, str) and NAME.match(self.name)):
+        if self.name is not None and not (
+            isinstance(self.name, str) and re.match(_NAME, self.name)
+        ):
             raise ValueError(
                 f"a job's name is 1 to 64 letters, digits, dots, dashes and underscores and "
                 f"begins with a letter or digit, not {self.name!r}"

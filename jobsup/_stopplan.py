@@ -6,8 +6,8 @@ import math
 import signal
 from collections.abc import Iterable
 from signal import Signals
-from typing import ClassVar, Final, TypeVar
 
+from jobsup._typing import ClassVar, Final, TypeVar
 from jobsup._value import Converter, Value
 
 _T = TypeVar("_T")

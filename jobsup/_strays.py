@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Final
 
 from jobsup._identity import (
     identify,
@@ -26,6 +25,7 @@ from jobsup._model import JobRecord, Survivor, Usage
 from jobsup._platform import ProcessHandle, ProcessRow, environ_of, processes
 from jobsup._stopplan import ProcessIdentity
 from jobsup._tree import Exit, name_survivors
+from jobsup._typing import Final
 
 MARKER: Final = "JOBSUP_JOB_ID"
 QUIET_PASSES: Final = 3

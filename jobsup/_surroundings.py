@@ -12,13 +12,12 @@ import itertools
 import os
 import re
 import signal
-from typing import TYPE_CHECKING, Final
+import threading
+from typing import Final
 
+from jobsup._imposed import IMPOSED, read, read_if
 from jobsup._platform import inherited_settings
 from jobsup._value import Value
-
-if TYPE_CHECKING:
-    import threading
 
 # A newline first, which is looked for faster than the beginning of a line.
 _STATUS: Final = re.compile(
@@ -26,11 +25,8 @@ _STATUS: Final = re.compile(
 )
 _UMASK: Final = re.compile(rb"\nUmask:\s*([0-7]+)\n")
 _FILTERS: Final = re.compile(rb"\nSeccomp_filters:\s*([0-9]+)\n")
-_IMPOSED: Final = ("limits", "oom_score_adj", "cgroup", "/proc/self/coredump_filter")
-"""Of a thread's directory, which has not got the last one."""
 _OWN: Final = ("attr/current", "sessionid")
 """The second is another one whenever loginuid was set.  proc_pid_loginuid(5)"""
-_BLOCK: Final = 1 << 16
 
 
 class Surroundings(Value):
@@ -59,28 +55,6 @@ def surroundings() -> Surroundings | None:
     return Surroundings(b"\n".join(parts), int(umask[1], 8), mask, _thread())
 
 
-def imposed() -> bytes | None:
-    """What another process may have changed for this one, of a single thread; None if unknown.
-
-    Sources: setpriority(2), ioprio_set(2), sched_setattr(2), sched_setaffinity(2),
-    prlimit(2), cgroups(7), and the files of proc(5) that others may write to.
-    """
-    try:
-        process = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        settings = inherited_settings()
-        if settings is None:
-            return None
-        cores = b"%a" % sorted(os.sched_getaffinity(0))
-        return b"\n".join([settings, cores, *(_read_if(name, process) for name in _IMPOSED)])
-    except OSError:
-        return None
-    finally:
-        os.close(process)
-
-
 def _look() -> tuple[list[bytes], bytes] | None:
     """All but what can be handed over, and the status that it is told by.
 
@@ -94,11 +68,11 @@ def _look() -> tuple[list[bytes], bytes] | None:
         return None
     try:
         settings = inherited_settings()
-        status = _read("status", thread)
+        status = read("status", thread)
         if settings is None or _hides_filters(status):
             return None
         parts = [settings, *_STATUS.findall(status)]
-        parts += [_read_if(name, thread) for name in (*_IMPOSED, *_OWN)]
+        parts += [read_if(name, thread) for name in (*IMPOSED, *_OWN)]
         parts += [os.readlink(name, dir_fd=thread) for name in _namespaces()]
         parts.append(_root(thread))
         return parts, status
@@ -110,17 +84,9 @@ def _look() -> tuple[list[bytes], bytes] | None:
 
 def _thread() -> int:
     """A number of the calling thread's own, for kernel and Python give theirs again."""
-    own = _own()
-    if not hasattr(own, "number"):
-        own.number = next(_numbers)
-    return int(own.number)
-
-
-@functools.cache
-def _own() -> threading.local:
-    import threading  # noqa: PLC0415 - 2 ms that no launcher needs
-
-    return threading.local()
+    if not hasattr(_own, "number"):
+        _own.number = next(_numbers)
+    return int(_own.number)
 
 
 def _filters(status: bytes) -> int:
@@ -143,7 +109,7 @@ def _root(thread: int) -> bytes:
     try:
         root = os.fstat(fd)
         # mnt_id: proc_pid_fdinfo(5)
-        return _read(f"fdinfo/{fd}", thread) + b"%d:%d" % (root.st_dev, root.st_ino)
+        return read(f"fdinfo/{fd}", thread) + b"%d:%d" % (root.st_dev, root.st_ino)
     finally:
         os.close(fd)
 
@@ -153,29 +119,14 @@ def _hides_filters(status: bytes) -> bool:
     return b"\nSeccomp:\t2" in status and b"\nSeccomp_filters:" not in status
 
 
-def _read(path: str, directory: int | None = None) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        return os.read(fd, _BLOCK)
-    finally:
-        os.close(fd)
-
-
-def _read_if(path: str, directory: int | None = None) -> bytes:
-    """Likewise; the error where the kernel has no such thing."""
-    try:
-        return _read(path, directory)
-    except OSError as error:
-        return str(error.errno).encode()
-
-
 def _first_filters() -> int:
     """Those that every thread has, as far as can be told: most processes were born with all."""
     try:
-        return min(_filters(_read(f"/proc/{who}/status")) for who in ("self", "thread-self"))
+        return min(_filters(read(f"/proc/{who}/status")) for who in ("self", "thread-self"))
     except OSError:
         return 0
 
 
-_numbers = itertools.count()
+_own: Final = threading.local()
+_numbers: Final = itertools.count()
 _FIRST_FILTERS: Final = _first_filters()

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
 
 from jobsup._identity import (
     Member,
@@ -22,6 +21,7 @@ from jobsup._identity import (
 from jobsup._model import Survivor, Usage
 from jobsup._platform import WALL, ProcessHandle, ProcessRow, children_of, owner_of
 from jobsup._stopplan import ProcessIdentity
+from jobsup._typing import Final, Protocol
 from jobsup._value import Value
 
 REAP_LIMIT: Final = 512

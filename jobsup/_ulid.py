@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from typing import Final
+
+from jobsup._typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 LENGTH: Final = 26
 SHORT: Final = 6
 """Characters of the short form, the last ones: the first ones are the time."""
-PART: Final = re.compile(f"[{_ALPHABET}]{{1,{LENGTH}}}\\Z")
+_LETTERS: Final = frozenset(_ALPHABET)
 
 
 def is_id(text: str) -> bool:
-    return len(text) == LENGTH and PART.match(text) is not None
+    return len(text) == LENGTH and _LETTERS.issuperset(text)
+
+
+def is_part(text: str) -> bool:
+    """Whether it may be a part of an id."""
+    return 0 < len(text) <= LENGTH and _LETTERS.issuperset(text)
 
 
 def new_id() -> str:

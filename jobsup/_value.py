@@ -7,16 +7,8 @@ attrs does this better, and serves where nobody waits for it. Here it costs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: object) -> Callable[[type], type]:
-        """What a type checker knows, and nobody else needs."""
-        return lambda cls: cls
-
+from jobsup._typing import Any, ClassVar, NoReturn, TypeVar, dataclass_transform
 
 _V = TypeVar("_V", bound="Value")
 Converter = Callable[[Any], Any]

@@ -7,7 +7,8 @@ are its arguments, so all of them pickle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from jobsup._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,6 +20,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 # A module imports only from what stands above it, and never across the two sides.
 SHARED = [
+    "_typing",
     "errors",
     "_ulid",
     "_value",
@@ -35,7 +36,7 @@ SHARED = [
     "_identity",
     "_jobdir",
     "_index",
-    "_surroundings",
+    "_imposed",
     "_control",
     "_layout",
     "_events",
@@ -55,6 +56,7 @@ MONITOR = [
     "_launcher",
 ]
 HOST = [
+    "_surroundings",
     "_hostend",
     "_launch",
     "_output",

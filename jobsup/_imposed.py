@@ -1,0 +1,50 @@
+"""What one process may do to another's surroundings, and a look at whether somebody did."""
+
+from __future__ import annotations
+
+import os
+
+from jobsup._platform import inherited_settings
+from jobsup._typing import Final
+
+IMPOSED: Final = ("limits", "oom_score_adj", "cgroup", "/proc/self/coredump_filter")
+"""Files that tell, of a thread's directory, which has not got the last one."""
+_BLOCK: Final = 1 << 16
+
+
+def imposed() -> bytes | None:
+    """What another process may have changed for this one, of a single thread; None if unknown.
+
+    Sources: setpriority(2), ioprio_set(2), sched_setattr(2), sched_setaffinity(2),
+    prlimit(2), cgroups(7), and the files of proc(5) that others may write to.
+    """
+    try:
+        process = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        settings = inherited_settings()
+        if settings is None:
+            return None
+        cores = b"%a" % sorted(os.sched_getaffinity(0))
+        return b"\n".join([settings, cores, *(read_if(name, process) for name in IMPOSED)])
+    except OSError:
+        return None
+    finally:
+        os.close(process)
+
+
+def read(path: str, directory: int | None = None) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.read(fd, _BLOCK)
+    finally:
+        os.close(fd)
+
+
+def read_if(path: str, directory: int | None = None) -> bytes:
+    """Likewise; the error where the kernel has no such thing."""
+    try:
+        return read(path, directory)
+    except OSError as error:
+        return str(error.errno).encode()
