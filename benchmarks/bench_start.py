@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -37,20 +38,28 @@ job.wait(60) if sys.argv[2] == "jobsup" else child.wait(60)
 
 def bench_start(bench: Bench) -> Iterator[Figure]:
     """The call of start(), with whatever it keeps warm, until the command was executed."""
-    store, rounds = bench.store("start"), bench.pick(200, 3)
+    yield _starts(bench, "start", "start() of true, warm, after a rest", bench.pick(200, 3), 1)
+    rounds, row = bench.pick(10, 1), bench.pick(20, 3)
+    yield _starts(bench, "start-in-a-row", f"start() of true, warm, {row} in a row", rounds, row)
+
+
+def _starts(bench: Bench, key: str, text: str, rounds: int, row: int) -> Figure:
+    store = bench.store("start")
     missing = {peer.name: why for peer in PEERS if (why := peer.missing())}
     notes = {"Popen": "`subprocess.Popen` has returned", "jobsup": "start() has returned: exec'd"}
     with subreaper(), children() as bare, ExitStack() as on_exit:
         acts = {"jobsup": _start_job(store), "Popen": _start_child(bare)}
         for kind in PEERS:
             if kind.name not in missing:
-                peer = kind(bench.place(f"start-{kind.name}"), TRUE, rounds + 1, _AT_ONCE)
+                place, count = bench.place(f"{key}-{kind.name}"), (rounds + 1) * row
+                peer = kind(place, TRUE, count, _AT_ONCE)
                 acts[kind.name] = on_exit.enter_context(peer).start
                 notes[kind.name] = kind.what
-        taken = interleave(acts, rounds, rest=_REST_SECONDS)
-    yield Figure(
-        "start",
-        "start() of true, warm",
+        rows = {name: _in_a_row(act, row) for name, act in acts.items()}
+        taken = interleave(rows, rounds, rest=_REST_SECONDS)
+    return Figure(
+        key,
+        text,
         "ms",
         taken.pop("jobsup"),
         taken,
@@ -58,6 +67,10 @@ def bench_start(bench: Bench) -> Iterator[Figure]:
         Target(at_most=2, no_worse_than=("task-spooler", "s6", "conmon")),
         notes=notes,
     )
+
+
+def _in_a_row(act: Act, times: int) -> Act:
+    return lambda: statistics.median(act() for _ in range(times))
 
 
 def _start_job(store: JobStore) -> Act:

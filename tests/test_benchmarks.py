@@ -77,13 +77,15 @@ def test_a_peer_that_is_not_there_is_named_and_not_made_up(tmp_path: Path) -> No
         assert found
         (programs / name).symlink_to(found)
 
-    (machine, figure), text = run(tmp_path, "--only", "start", PATH=str(programs))
+    (machine, *figures), text = run(tmp_path, "--only", "start", PATH=str(programs))
 
     assert {machine["peers"][peer] for peer in PEERS} == {"not installed"}
-    assert {figure["missing"][peer] for peer in PEERS} == {"not installed"}
-    assert figure["others"].keys().isdisjoint(PEERS)
-    assert figure["baseline"] == "Popen"
-    assert text.count("not installed") >= len(PEERS)
+    assert [figure["key"] for figure in figures] == ["start", "start-in-a-row"]
+    for figure in figures:
+        assert {figure["missing"][peer] for peer in PEERS} == {"not installed"}
+        assert figure["others"].keys().isdisjoint(PEERS)
+        assert figure["baseline"] == "Popen"
+    assert text.count("not installed") >= 2 * len(PEERS)
 
 
 def test_what_is_missing_for_a_row_leaves_the_row_out(tmp_path: Path) -> None:
