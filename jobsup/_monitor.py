@@ -89,9 +89,10 @@ class Monitor:
         files = ["output", "stderr"][: 1 + terms.separate_stderr]
         share = terms.output_limit // len(files)
         with suppress(FileNotFoundError):  # deleted before an adopter came: nothing to limit
-            self._keep_within([OutputCap(self._job_dir.at(file), share, now) for file in files])
+            self.keep_within([OutputCap(self._job_dir.at(file), share, now) for file in files])
 
-    def _keep_within(self, caps: list[OutputCap]) -> None:
+    def keep_within(self, caps: list[OutputCap]) -> None:
+        """Have these outputs looked at from time to time."""
         self._caps += caps
         self._cap_timer = Caps(self._job_dir.text, self._caps)
         self._deadlines[self._on_cap] = self._cap_timer.next_at

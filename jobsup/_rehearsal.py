@@ -33,7 +33,10 @@ _NULL: Final = 0
 
 
 class _Going(OwnTree):
-    """A command that exits after some looks, and leaves nothing."""
+    """A command that exits after some looks, and leaves nothing.
+
+    Nothing is reaped: the launcher, which goes through this, has children of its own.
+    """
 
     looks = 0
 
@@ -48,7 +51,7 @@ class _Going(OwnTree):
         return self.looks > _LOOKS
 
     def _another_dead(self) -> None:
-        super()._another_dead()  # and leave it to whom it belongs
+        super()._another_dead()  # a look, which takes nobody
 
     def usage(self) -> Usage:
         return Usage(0.0, 0)
@@ -95,7 +98,7 @@ def rehearse_life(inherited: Inheritance) -> None:
         own_token(os.getpid())
         append_line(os.devnull, b"")
         monitor, cap = Monitor(job, _NULL), OutputCap(os.devnull, 1, 0.0)
-        monitor._keep_within([cap])
+        monitor.keep_within([cap])
         try:
             monitor.run()
         finally:

@@ -30,7 +30,7 @@ _SMALL_BYTES: Final = 512
 _POOL_BYTES: Final = 16 * 1024
 _POOL_HEAD_BYTES: Final = 48
 _MOST_BYTES: Final = 1 << 20
-"""Taken of one size, should the pools be others than these."""
+"""Taken of one size of the pools, or of the heap, should they be others than these."""
 
 # What is larger comes from malloc(3). The GNU C library's keeps the gaps that it may
 # give again by their exact size, where that is small, and the others by about theirs.
@@ -75,9 +75,10 @@ def pack_code(rehearse: Callable[[], object], more: Iterable[FunctionType]) -> N
     run.update((id(each.__code__), each.__code__) for each in more)
     _fill_heap()
     for address, code in run.items():
-        copy = _copy_of(code)
-        for each in users.get(address, ()):
-            each.__code__ = copy
+        if functions := users.get(address):  # else it lies within another's
+            copy = _copy_of(code)
+            for each in functions:
+                each.__code__ = copy
 
 
 def functions_of(module: ModuleType) -> Iterator[FunctionType]:
@@ -119,11 +120,12 @@ def _fill_heap() -> None:
     large = [_block(_LARGE_BYTES, 0) for _ in range(_LARGE_BLOCKS)]
     _blocks.extend(large)
     last = max(map(id, large))
-    size = _LARGE_BYTES
+    size, left = _LARGE_BYTES, _MOST_BYTES
     while size > _SMALL_BYTES:
-        for _ in range(_MOST_BYTES // size):
+        while left > 0:  # it may be another malloc(3), with no order that we know
             block = _block(size, 0)
             _blocks.append(block)
+            left -= size
             if id(block) > last:  # there was no gap any more
                 last = id(block)
                 break

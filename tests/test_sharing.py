@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -69,7 +70,7 @@ for number in range(100):
     names = {}
     exec(compile(text, f"made{number}", "exec"), names)
     scattered.append(names[f"f{number}"])
-    between.append([bytearray(size) for size in range(100, 4096, 64)])
+    between.append([bytearray(size) for size in range(600, 4096, 1024)])
 del between[::2]
 
 def raises():
@@ -109,6 +110,21 @@ def test_packed_code_lies_side_by_side_and_does_what_it_did() -> None:
         assert after < 0.8 * before
     else:
         assert after == before
+
+
+def test_heap_that_is_ordered_otherwise_is_let_alone_soon() -> None:
+    body = "from jobsup import _sharing as s; s._fill_heap(); print(sum(map(len, s._blocks)))"
+    # Now each block is a mapping, and lies below the last one.
+    otherwise = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=600"}
+    for environment in (None, otherwise):
+        done = subprocess.run(
+            [sys.executable, "-c", body],
+            capture_output=True,
+            timeout=60,
+            check=True,
+            env=environment,
+        )
+        assert int(done.stdout) < 2 << 20
 
 
 PREPARED = """
