@@ -7,8 +7,11 @@ import os
 from jobsup._platform import inherited_settings
 from jobsup._typing import Final
 
-IMPOSED: Final = ("limits", "oom_score_adj", "cgroup", "/proc/self/coredump_filter")
-"""Files that tell, of a thread's directory, which has not got the last one."""
+IMPOSED: Final = (
+    *("limits", "oom_score_adj", "cgroup", "cpu_resctrl_groups"),
+    "/proc/self/coredump_filter",
+)
+"""Files that tell, in the directory of a process or of a thread, which has not got the last one."""
 _BLOCK: Final = 1 << 16
 
 
@@ -16,7 +19,8 @@ def imposed() -> bytes | None:
     """What another process may have changed for this one, of a single thread; None if unknown.
 
     Sources: setpriority(2), ioprio_set(2), sched_setattr(2), sched_setaffinity(2),
-    prlimit(2), cgroups(7), and the files of proc(5) that others may write to.
+    prlimit(2), keyctl(2) for a child's KEYCTL_SESSION_TO_PARENT, PR_SCHED_CORE(2const),
+    cgroups(7), the kernel's resctrl, and the files of proc(5) that others may write to.
     """
     try:
         process = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

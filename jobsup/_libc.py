@@ -28,7 +28,10 @@ _KEYCTL_GET_KEYRING_ID = 0
 _KEY_SPEC_SESSION_KEYRING = -3
 _SCHED_ATTR_BYTES = 56
 _NODEMASK_BITS = 4096
-_PERSONALITY_UNCHANGED = 0xFFFFFFFF
+_PERSONALITY_UNCHANGED = ctypes.c_ulong(0xFFFFFFFF)
+"""With no sign to extend: a seccomp(2) filter that lets this pass compares all 64 bits."""
+_PR_SCHED_CORE = 62
+_PR_SCHED_CORE_GET = 0
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 
@@ -89,6 +92,7 @@ def inherited_settings() -> bytes | None:
     libc = _libc()
     ioprio_get, keyctl, get_mempolicy, sched_getattr = numbers
     mode = ctypes.c_int(0)
+    cookie = ctypes.c_uint64(0)
     nodes = ctypes.create_string_buffer(_NODEMASK_BITS // 8)
     schedule = ctypes.create_string_buffer(_SCHED_ATTR_BYTES)
     answers = [
@@ -98,6 +102,8 @@ def inherited_settings() -> bytes | None:
         libc.syscall(sched_getattr, 0, schedule, _SCHED_ATTR_BYTES, 0),
         libc.personality(_PERSONALITY_UNCHANGED),
         *(libc.prctl(getter, 0, 0, 0, 0) for getter in _PR_GETTERS.values()),
+        libc.prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_GET, 0, 0, ctypes.byref(cookie)),
+        cookie.value,
         mode.value,
     ]
     return repr(answers).encode() + nodes.raw.rstrip(b"\0") + b"/" + schedule.raw

@@ -26,7 +26,7 @@ _STATUS: Final = re.compile(
 _UMASK: Final = re.compile(rb"\nUmask:\s*([0-7]+)\n")
 _FILTERS: Final = re.compile(rb"\nSeccomp_filters:\s*([0-9]+)\n")
 _OWN: Final = ("attr/current", "sessionid")
-"""The second is another one whenever loginuid was set.  proc_pid_loginuid(5)"""
+"""The second is another one whenever loginuid was set.  Linux, audit_set_loginuid()"""
 
 
 class Surroundings(Value):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from conftest import PROVES, WatchedStore, run_host, wait_gone
 from launchers import WARM
+from test_start import as_root
 
 from jobsup import Outcome
 from jobsup._launch import LAUNCHER
@@ -161,16 +162,23 @@ SPOILS = {
     "input and output": "subprocess.run(['ionice', '-c', '3', '-p', str(monitor)], check=True)",
 }
 LOOK = """
-import os, subprocess
+import os, shutil, subprocess
 read = lambda name: open(f"/proc/self/{name}").read()
 print([os.nice(0), os.sched_getscheduler(0), os.sched_getaffinity(0), read("oom_score_adj"),
        read("coredump_filter"), read("timerslack_ns"), read("limits"),
-       subprocess.run(["ionice"], capture_output=True).stdout])
+       shutil.which("ionice") and subprocess.run(["ionice"], capture_output=True).stdout])
 """
 
 
-@pytest.mark.skipif(not shutil.which("ionice"), reason="needs ionice (Debian: util-linux)")
-@pytest.mark.parametrize("name", SPOILS)
+NEEDS = {
+    "timer slack": as_root,
+    "input and output": pytest.mark.skipif(
+        not shutil.which("ionice"), reason="needs ionice (Debian: util-linux)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, ())) for name in SPOILS])
 def test_what_a_command_does_to_its_monitor_stays_with_that(store: WatchedStore, name: str) -> None:
     body = """
 spoil, look = ([sys.executable, "-c", text] for text in sys.argv[1:])
