@@ -30,7 +30,7 @@ from jobsup._control import Order
 from jobsup._imposed import imposed
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
-from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, receive
+from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, is_ready, receive
 from jobsup._spawn import Inheritance
 from jobsup._typing import Final, NoReturn
 
@@ -93,8 +93,8 @@ class _Launcher:
 
     def _prepare_further(self) -> None:
         try:
-            next(self._preparation)
-        except Exception:  # it is done; or it cannot be done here, and forks share less
+            self._is_prepared = bool(next(self._preparation, True))
+        except Exception:  # it cannot be done here, and forks share less
             self._is_prepared = True
 
     def _rehearse(self) -> None:
@@ -113,7 +113,7 @@ class _Launcher:
             ready = {fd for fd, _ in poll.poll(0 if has_time else None)}
             if not ready:
                 self._prepare_further()
-            # One thing at a time, and all notes first: who told may have ended since.
+            # One thing at a time, and notes first: who told may have ended since.
             if self._notes.fileno() in ready:
                 self._take_note()
             elif self._wakeup in ready:
@@ -164,6 +164,8 @@ class _Launcher:
                 return
             if not pid:
                 return
+            while is_ready(self._notes.fileno()):  # what it told before it ended
+                self._take_note()
             job = self._monitors.pop(pid, None)
             if job and os.WIFSIGNALED(status):
                 with suppress(OSError):  # whoever looks at the job next adopts it

@@ -9,6 +9,7 @@ descriptor is open, and what a command inherits of it is what it inherited.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from jobsup._typing import Final, NoReturn
 _MESSAGE_BYTES: Final = ALONG_BYTES + 32
 _RIGHTS_BYTES: Final = socket.CMSG_SPACE(3 * 4)
 # Numbers: what makes one of two enum members is Python, and takes memory.
+_INCOMPLETE: Final = int(socket.MSG_CTRUNC)
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _AT_ONCE: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _REUSE_SECONDS: Final = 10.0
@@ -65,7 +67,7 @@ class Spare:
     def serve(self) -> NoReturn:
         """Monitor the jobs whose orders come."""
         name_process("jobsup-spare")
-        if not _is_ready(self._control.fileno()):  # else somebody waits already
+        if not is_ready(self._control.fileno()):  # else somebody waits already
             rehearse_birth(self._inherited)
         while True:
             job, wakeup = self._begin_job()
@@ -186,11 +188,13 @@ def _note(*words: str) -> bytes:
 
 def receive(ours: socket.socket, flags: int = _CLOSE_ON_EXEC) -> tuple[bytes, list[int]]:
     """A message, and the descriptors that came with it, which no command inherits.  recvmsg(2)"""
-    message, ancillary, _, _ = ours.recvmsg(_MESSAGE_BYTES, _RIGHTS_BYTES, flags)
+    message, ancillary, got, _ = ours.recvmsg(_MESSAGE_BYTES, _RIGHTS_BYTES, flags)
+    if got & _INCOMPLETE:  # a command would read from nowhere what it was to read from a file
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return message, [fd for _, _, data in ancillary for fd in array.array("i", data)]
 
 
-def _is_ready(fd: int) -> bool:
+def is_ready(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
