@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -21,6 +22,14 @@ _LINGER_SECONDS: Final = 0.5
 
 RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
 Prepare = Callable[[Order], Order]
+
+
+def socket_pair(kind: socket.SocketKind = socket.SOCK_STREAM) -> Sequence[socket.socket]:
+    """Both ends block, whatever the host gave to `socket.setdefaulttimeout`."""
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for end in pair:
+        end.settimeout(None)
+    return pair
 
 
 _handed_over: set[socket.socket] = set()
@@ -71,7 +80,7 @@ class HostEnd:
     def __init__(self, run_interpreter: RunInterpreter, thread: int) -> None:
         """Of that thread.  Raises OSError where none can be had."""
         self._thread = thread
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, theirs = socket_pair(socket.SOCK_SEQPACKET)
         self._inode = os.fstat(self._control.fileno()).st_ino
         try:
             with handing_over(theirs):
@@ -124,10 +133,10 @@ class HostEnd:
         """What the monitor said that it forked for *order*, once that is prepared.
 
         Raises:
-            OSError: The order could not be handed over; nothing has begun.
+            OSError: The order could not be handed over; its directory may be there.
         """
         with ExitStack() as on_exit:
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket_pair()
             on_exit.enter_context(ours)
             with handing_over(theirs):
                 cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -137,14 +146,21 @@ class HostEnd:
                 thread = 0 if here.thread == self._thread else threading.get_native_id()
                 order = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
                 data = prepare(order).to_bytes()
-                # All in one message has it woken once.
-                along, later = (data, b"") if len(data) <= ALONG_BYTES else (b"", data)
-                self._send([b"%d " % thread, along], [theirs.fileno(), cwd, *stdin])
-            return converse(ours, later)
+                left = self._send(b"%d " % thread, data, [theirs.fileno(), cwd, *stdin])
+            return converse(ours, left)
 
-    def _send(self, message: Sequence[bytes], fds: Sequence[int]) -> None:
+    def _send(self, head: bytes, order: bytes, fds: Sequence[int]) -> bytes:
+        """Send the descriptors, with the order in the same message, or return it if it is long."""
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        self._control.sendmsg(message, [rights], socket.MSG_NOSIGNAL)
+        if len(order) <= ALONG_BYTES:  # then a spare is woken once
+            try:
+                self._control.sendmsg([head, order], [rights], socket.MSG_NOSIGNAL)
+                return b""
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:  # /proc/sys/net/core/wmem_default is small
+                    raise
+        self._control.sendmsg([head], [rights], socket.MSG_NOSIGNAL)
+        return order
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""

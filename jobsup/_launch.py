@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from jobsup._control import RELAUNCH, Order, Report
-from jobsup._hostend import HostEnd, close_in_child, converse, handing_over
+from jobsup._hostend import HostEnd, close_in_child, converse, handing_over, socket_pair
 from jobsup._jobdir import StoreDir
 from jobsup._layout import lay_out
 from jobsup._platform import NAME, PORTABLE
@@ -74,8 +74,8 @@ def launch(order: Order) -> None:
 def _laid_out(order: Order) -> Order:
     """The order, with its directory; or one that has the monitor make that.
 
-    Done when somebody waits for the order, so that hardly a moment is left in
-    which this process could be killed and leave the directory to prune.
+    Done last, as the order goes out, so that hardly a moment is left in which
+    this process could be killed and leave the directory to prune.
     """
     if order.verb != "start":
         return order
@@ -92,7 +92,7 @@ def _laid_out(order: Order) -> Order:
 
 def _launch_interpreter(order: Order) -> bytes:
     try:
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
         with ours:
             with handing_over(theirs):
                 keep = [] if order.stdin_fd is None else [order.stdin_fd]

@@ -22,6 +22,7 @@ import faulty
 from conftest import Gate, files_in, kill_and_wait
 
 from jobsup import Job, JobRecord, JobState, JobStore, JobsupError, ProcessIdentity, _launch
+from jobsup._control import ALONG_BYTES
 from jobsup._identity import is_alive
 from jobsup._jobdir import StoreDir
 from jobsup._ulid import new_id
@@ -352,8 +353,9 @@ def launched(scene: Scene) -> None:
 def reused(scene: Scene) -> None:
     """Monitors of short jobs take one after the other."""
     os.environ[_launch.LAUNCHER] = "1"
-    for _ in range(4):
-        if job := scene.start_argv(["sh", "-c", 'echo over >"$0"; exit 7', str(scene.over)]):
+    for length in (1, 1, 1, ALONG_BYTES):
+        argv = ["sh", "-c", 'echo over >"$0"; exit 7', str(scene.over)]
+        if job := scene.start_argv(argv, env={"LONG": "x" * length}):
             scene.tries(partial(job.wait, timeout=5))
 
 

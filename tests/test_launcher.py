@@ -405,6 +405,19 @@ def test_killed_monitor_is_replaced_before_anybody_looks(store: WatchedStore, ga
         assert (record.outcome, record.exit_code) == (Outcome.FAILED, 7)
 
 
+def test_timeouts_of_the_host_s_sockets_are_not_ours(store: WatchedStore) -> None:
+    body = """
+import socket
+socket.setdefaulttimeout(0.0001)
+for length in (1, 100_000):  # in one message, and in a stream after it
+    job = store.start(["sh", "-c", "exit 7"], env={"LONG": "x" * length})
+    assert job.wait(timeout=30).exit_code == 7
+    os.environ["JOBSUP_LAUNCHER"] = "0"
+assert len(store.list()) == 2
+"""
+    run_host(store, body)
+
+
 def test_rehearsal_without_descriptors_is_over_at_once(store: WatchedStore) -> None:
     """Not after the minute for which a final record is tried; the host is heard all the same."""
     body = """
