@@ -70,7 +70,10 @@ def parse_request(line: bytes) -> Request | None:
         request = Request(**json.loads(line))
         if request.verb not in VERBS:
             return None
-        if request.verb == "signal" and request.signal not in signal.valid_signals():
+        number = request.signal
+        if request.verb == "signal" and not (
+            type(number) is int and number in signal.valid_signals()  # True is 1, and so is 1.0
+        ):
             return None
         if request.reply is not None and not re.match(_REPLY_NAME, request.reply):
             return None

@@ -84,6 +84,8 @@ GARBAGE = [
     b'{"verb":"signal","signal":32}',
     b'{"verb":"signal","signal":99}',
     b'{"verb":"signal","signal":"TERM"}',
+    b'{"verb":"signal","signal":true}',
+    b'{"verb":"signal","signal":15.0}',
     b'{"verb":"signal","signal":[15]}',
     b'{"verb":"signal","signal":{}}',
     b'{"verb":"stop","reply":"../../etc/passwd"}',
