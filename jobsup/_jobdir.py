@@ -164,8 +164,10 @@ class JobDir(_Directory):
     def exists(self) -> bool:
         try:
             return stat.S_ISDIR(os.lstat(self.text).st_mode)  # and no link to one
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return False
+            raise
 
     def missing(self, error: OSError) -> JobsupError:
         """What *error*, that a file of the job is not there, means."""
