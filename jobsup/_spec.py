@@ -12,7 +12,7 @@ from jobsup._stopplan import (
     ProcessIdentity,
     StopPlan,
     optional,
-    seconds,
+    optional_seconds,
 )
 from jobsup._typing import Any, ClassVar, Final, NoReturn
 from jobsup._value import Value, fields_of
@@ -78,6 +78,11 @@ def passable(what: str, *values: str) -> None:
             raise ValueError(f"{what} cannot be encoded for the system: {value!r}") from None
 
 
+def exactly(text: str) -> str:
+    """Its characters alone, where it is of a subclass: an order carries nothing else."""
+    return str.__str__(text)
+
+
 def _argv(value: Sequence[Any]) -> tuple[str, ...]:
     if isinstance(value, (str, bytes)):
         raise TypeError(
@@ -85,7 +90,7 @@ def _argv(value: Sequence[Any]) -> tuple[str, ...]:
             'use ["program", "argument"] or ["bash", "-c", ...] for shell text'
         )
     try:
-        words = tuple(os.fsdecode(word) for word in value)
+        words = tuple(exactly(os.fsdecode(word)) for word in value)
     except TypeError as error:
         raise TypeError(f"argv must be a list of strings: {error}") from None
     if not words or not words[0]:
@@ -117,6 +122,10 @@ def _env_names(value: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def _timeout(value: float | None) -> float | None:
+    return optional_seconds(value, "timeout")
+
+
 def _limit(value: int | None) -> int | None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (whole and value >= MIN_OUTPUT_LIMIT):
@@ -124,7 +133,7 @@ def _limit(value: int | None) -> int | None:
             f"output_limit must be None or a whole number of bytes >= {MIN_OUTPUT_LIMIT}, "
             f"not {value!r}"
         )
-    return value
+    return None if value is None else int(value)
 
 
 class JobSpec(Value):
@@ -156,6 +165,7 @@ class JobSpec(Value):
         "argv": _argv,
         "env_names": _env_names,
         "stdin": Stdin,
+        "timeout": _timeout,
         "stop": StopPlan.of,
         "lifetime": Lifetime,
         "leftovers": Leftovers,
@@ -194,7 +204,5 @@ class JobSpec(Value):
                 f"a job's name is 1 to 64 letters, digits, dots, dashes and underscores and "
                 f"begins with a letter or digit, not {self.name!r}"
             )
-        if self.timeout is not None:
-            seconds(self.timeout, "timeout")
         if self.cwd is not None:
             passable("cwd", self.cwd)

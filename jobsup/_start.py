@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 from jobsup._jobdir import StoreDir
-from jobsup._spec import Stdin, passable
+from jobsup._spec import Stdin, exactly, passable
 from jobsup.errors import SpawnError
 
 StdinLike = None | int | bytes | os.PathLike[str] | IO[bytes] | IO[str]
@@ -21,7 +21,7 @@ def whole_environment(env: Mapping[str, str] | None, clean_env: bool) -> dict[st
     environment = {} if clean_env else dict(os.environ)
     for name, value in (env or {}).items():
         passable(f"the environment variable {name}", value)
-        environment[name] = value
+        environment[exactly(name)] = exactly(value)
     return environment
 
 
@@ -56,9 +56,12 @@ def open_stdin(stdin: Any, kind: Stdin, store: StoreDir, on_exit: ExitStack) -> 
 
         # Without a name: nothing to delete, whoever crashes. Not a pipe: no
         # process must stay to fill it.
-        file = tempfile.TemporaryFile(dir=store.root)  # noqa: SIM115 - closed on exit
+        # Without a buffer, which close() would try to write once more.
+        file = tempfile.TemporaryFile(dir=store.root, buffering=0)  # noqa: SIM115 - closed on exit
         on_exit.callback(file.close)
-        file.write(stdin)
+        rest = memoryview(stdin)
+        while rest:
+            rest = rest[file.write(rest) :]
         file.seek(0)
         return file.fileno()
     if kind is not Stdin.FILE:

@@ -96,6 +96,15 @@ def test_disk_that_is_full_at_some_moment_of_birth(tmpfs: Path, small: WatchedSt
     assert start_and_end(small)
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_input_that_finds_no_room(tmpfs: Path, small: WatchedStore, size: int) -> None:
+    small.start(["true"]).wait(timeout=TIMEOUT)
+    before = files_in(small)
+    with left(tmpfs, 0), pytest.raises(SpawnError, match="No space left"):
+        small.start(["cat"], stdin=b"x" * size)
+    assert files_in(small) == before
+
+
 def test_full_disk_while_it_runs(tmpfs: Path, small: WatchedStore, gate: Gate) -> None:
     """Every request works; what could not be written is told by the next record that can."""
     job = small.start(stubborn(gate), grace=0.1)

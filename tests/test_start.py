@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,29 @@ def test_wrong_argument_is_refused_before_anything_exists(store: WatchedStore, n
     with pytest.raises(error, match=match):
         store.start(**{"argv": ["true"], **arguments})
     assert not store.root.exists()
+
+
+def test_words_and_numbers_of_subclasses_are_taken_for_what_they_are(store: WatchedStore) -> None:
+    class Word(str, Enum):
+        ECHO = "sh"
+        NAME = "A"
+        VALUE = "7"
+
+    class Seconds(float):
+        pass
+
+    class Bytes(IntEnum):
+        LIMIT = 1 << 20
+
+    job = store.start(
+        [Word.ECHO, "-c", "exit $A"],
+        env={Word.NAME: Word.VALUE},
+        timeout=Seconds(60),
+        grace=Seconds(1),
+        output_limit=Bytes.LIMIT,
+    )
+    assert job.wait(timeout=TIMEOUT).exit_code == 7
+    assert job.spec().argv == ("sh", "-c", "exit $A")
 
 
 def test_missing_stdin_file(store: WatchedStore) -> None:
