@@ -47,7 +47,7 @@ echo over >"$3"; exit 7
 """
 
 
-_PATIENCE: Final = 2.0
+_PATIENCE: Final = 1.0
 
 
 class Scene:
@@ -118,9 +118,9 @@ class Scene:
                 if command is None or not is_alive(command):
                     return False
 
-    def let_go(self) -> None:
-        """Let the commands pass that wait for a line."""
-        os.write(self.gate._opened, b"\n" * 16)
+    def let_go(self, count: int = 16) -> None:
+        """Let so many commands pass that wait for a line, or come to wait for one."""
+        os.write(self.gate._opened, b"\n" * count)
 
     def has_ended(self, job: Job) -> bool:
         return job.status().state is JobState.ENDED
@@ -345,8 +345,9 @@ def launched(scene: Scene) -> None:
     for _ in range(2):
         if job := scene.start(UNTIL_GATE):
             scene.is_up(job)
-            scene.loses_monitor(job)  # whose heir must be there, or nobody sees the exit
-            scene.let_go()
+            scene.loses_monitor(job)
+            scene.tries(job.status)  # adopts it, if it was not the launcher's: somebody must see
+            scene.let_go(1)  # how the command exits, and the next job's is to wait
             scene.tries(partial(job.wait, timeout=5))
 
 
