@@ -7,7 +7,7 @@ import os
 from jobsup._platform import inherited_settings
 from jobsup._typing import Final
 
-IMPOSED: Final = (
+_FILES: Final = (
     *("limits", "oom_score_adj", "cgroup", "cpu_resctrl_groups"),
     "/proc/self/coredump_filter",
 )
@@ -27,15 +27,20 @@ def imposed() -> bytes | None:
     except OSError:
         return None
     try:
-        settings = inherited_settings()
-        if settings is None:
+        told = settings_in(process)
+        if told is None:
             return None
-        cores = b"%a" % sorted(os.sched_getaffinity(0))
-        return b"\n".join([settings, cores, *(read_if(name, process) for name in IMPOSED)])
+        return b"\n".join([b"%a" % sorted(os.sched_getaffinity(0)), *told])
     except OSError:
         return None
     finally:
         os.close(process)
+
+
+def settings_in(directory: int) -> list[bytes] | None:
+    """All of it but the cores, of the caller, whose directory in /proc this is."""
+    settings = inherited_settings()
+    return None if settings is None else [settings, *(read_if(name, directory) for name in _FILES)]
 
 
 def read(path: str, directory: int | None = None) -> bytes:

@@ -15,8 +15,7 @@ import signal
 import threading
 from typing import Final
 
-from jobsup._imposed import IMPOSED, read, read_if
-from jobsup._platform import inherited_settings
+from jobsup._imposed import read, read_if, settings_in
 from jobsup._value import Value
 
 # A newline first, which is looked for faster than the beginning of a line.
@@ -67,12 +66,12 @@ def _look() -> tuple[list[bytes], bytes] | None:
     except OSError:
         return None
     try:
-        settings = inherited_settings()
+        parts = settings_in(thread)
         status = read("status", thread)
-        if settings is None or _hides_filters(status):
+        if parts is None or _hides_filters(status):
             return None
-        parts = [settings, *_STATUS.findall(status)]
-        parts += [read_if(name, thread) for name in (*IMPOSED, *_OWN)]
+        parts += _STATUS.findall(status)
+        parts += [read_if(name, thread) for name in _OWN]
         parts += [os.readlink(name, dir_fd=thread) for name in _namespaces()]
         parts.append(_root(thread))
         return parts, status
