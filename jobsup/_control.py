@@ -326,6 +326,10 @@ class Order(NamedTuple):
         return order._replace(terms=Terms._make(order.terms))
 
 
+IDLE: Final = b"\0"
+"""What a monitor says to its host that would take another order."""
+
+
 RELAUNCH: Final = "relaunch"
 """The stage of a report that says: not from here, but a monitor of your own can."""
 

@@ -10,15 +10,17 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from jobsup._control import ALONG_BYTES, Order, Report
+from jobsup._control import ALONG_BYTES, DONE, IDLE, Order, Report
 from jobsup._surroundings import Surroundings
 
 _HELLO_BYTES: Final = 4096
 _CREDENTIALS: Final = struct.Struct("iII")
 _LINGER_SECONDS: Final = 0.5
+_MOST_LINES: Final = 4
+"""To monitors that may take another order: each is a descriptor of the host's."""
 
 RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
 Prepare = Callable[[Order], Order]
@@ -74,18 +76,54 @@ def converse(ours: socket.socket, order: bytes) -> bytes:
     return answer
 
 
+class _Line:
+    """A socket of ours, for as long as its number is: a daemon closes all that it finds open."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+        self._inode = os.fstat(end.fileno()).st_ino
+
+    def is_ours(self) -> bool:
+        try:
+            return os.fstat(self.end.fileno()).st_ino == self._inode
+        except OSError:
+            return False
+
+    def heard(self) -> bytes | None:
+        """What the monitor says that would take another order; None if it is gone."""
+        try:
+            return (
+                (self.end.recv(len(IDLE), socket.MSG_DONTWAIT) or None) if self.is_ours() else None
+            )
+        except BlockingIOError:  # it is at work
+            return b""
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        if self.is_ours():
+            self.end.close()
+        else:
+            self.end.detach()
+
+
 class HostEnd:
     """One launcher.  It ends when this end is closed, or this process is gone."""
 
     def __init__(self, run_interpreter: RunInterpreter, thread: int) -> None:
         """Of that thread.  Raises OSError where none can be had."""
         self._thread = thread
-        self._control, theirs = socket_pair(socket.SOCK_SEQPACKET)
-        self._inode = os.fstat(self._control.fileno()).st_ino
+        # No lock: a signal handler may start a job, too. One step changes each of these.
+        self._kept: list[_Line] = []
+        """To monitors that have jobs of ours, or had."""
+        self._in_use: set[_Line] = set()
+        self._most_kept = _MOST_LINES
+        control, theirs = socket_pair(socket.SOCK_SEQPACKET)
+        self._control = _Line(control)
         try:
             with handing_over(theirs):
                 # The kernel then tells us its pid, in our own pid namespace.  unix(7)
-                self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 host = os.pidfd_open(os.getpid())
                 try:
                     run_interpreter("jobsup._launcher", theirs, [host])
@@ -93,29 +131,22 @@ class HostEnd:
                     os.close(host)
             self._pid = self._hear_hello()
         except BaseException:
-            self._control.close()
+            control.close()
             raise
 
     def _hear_hello(self) -> int:
         space = socket.CMSG_SPACE(_CREDENTIALS.size)
-        hello, ancillary, _, _ = self._control.recvmsg(_HELLO_BYTES, space)
+        hello, ancillary, _, _ = self._control.end.recvmsg(_HELLO_BYTES, space)
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and hello == b"ready":
                 return int(_CREDENTIALS.unpack(data)[0])
         raise ConnectionAbortedError(hello.decode("utf-8", "replace"))
 
-    def _is_ours(self) -> bool:
-        """Whether the number is our socket's yet: a daemon closes all that it finds open."""
-        try:
-            return os.fstat(self._control.fileno()).st_ino == self._inode
-        except OSError:
-            return False
-
     def is_alive(self) -> bool:
         """Whether it can still hear us."""
         poll = select.poll()
-        poll.register(self._control, 0)  # POLLHUP comes unasked
-        return self._is_ours() and not poll.poll(0)
+        poll.register(self._control.end, 0)  # POLLHUP comes unasked
+        return self._control.is_ours() and not poll.poll(0)
 
     def is_usable(self) -> bool:
         """Whether it lives, in no wider sandbox than this thread.
@@ -130,46 +161,108 @@ class HostEnd:
         return self.is_alive()
 
     def launch(self, order: Order, here: Surroundings, prepare: Prepare) -> bytes:
-        """What the monitor said that it forked for *order*, once that is prepared.
+        """What the monitor said that took *order*, once that is prepared.
 
         Raises:
             OSError: The order could not be handed over; its directory may be there.
         """
-        with ExitStack() as on_exit:
-            ours, theirs = socket_pair()
-            on_exit.enter_context(ours)
-            with handing_over(theirs):
-                cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                on_exit.callback(os.close, cwd)
-                stdin = [] if order.stdin_fd is None else [order.stdin_fd]
-                # It must be able to look into this thread, unless it is its own.
-                thread = 0 if here.thread == self._thread else threading.get_native_id()
-                order = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
-                data = prepare(order).to_bytes()
-                left = self._send(b"%d " % thread, data, [theirs.fileno(), cwd, *stdin])
-            return converse(ours, left)
-
-    def _send(self, head: bytes, order: bytes, fds: Sequence[int]) -> bytes:
-        """Send the descriptors, with the order in the same message, or return it if it is long."""
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        if len(order) <= ALONG_BYTES:  # then a spare is woken once
+        # Whoever takes it must be able to look into this thread, unless it is its own.
+        thread = 0 if here.thread == self._thread else threading.get_native_id()
+        stdin = [] if order.stdin_fd is None else [order.stdin_fd]
+        order = order._replace(stdin_fd=None, umask=here.umask, mask=here.mask)
+        cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            message, fds = (b"%d " % thread, prepare(order).to_bytes()), [cwd, *stdin]
+            line, left = self._hand_over(message, fds)
+            answer = b""
             try:
-                self._control.sendmsg([head, order], [rights], socket.MSG_NOSIGNAL)
-                return b""
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:  # /proc/sys/net/core/wmem_default is small
+                answer = converse(line.end, left)
+            finally:
+                self._release(line, keep=answer == DONE and not left)
+            return answer
+        finally:
+            os.close(cwd)
+
+    # -- who takes the order -------------------------------------------------
+
+    def _hand_over(self, message: tuple[bytes, bytes], fds: Sequence[int]) -> tuple[_Line, bytes]:
+        """The line to who has the order now, and the order if it is too long to go along."""
+        head, order = message
+        if len(order) > ALONG_BYTES:
+            return self._line_to_spare(socket.SOCK_STREAM, (head,), fds), order
+        while line := self._returned():
+            try:
+                line.end.sendmsg(message, _rights(fds), socket.MSG_NOSIGNAL)
+            except BaseException as error:
+                self._release(line, keep=False)
+                if not isinstance(error, OSError):  # it was killed, or went just now
                     raise
-        self._control.sendmsg([head], [rights], socket.MSG_NOSIGNAL)
-        return order
+            else:
+                return line, b""
+        try:  # by one message, so that the spare is woken once
+            return self._line_to_spare(socket.SOCK_SEQPACKET, message, fds), b""
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # /proc/sys/net/core/wmem_default is small
+                raise
+        return self._line_to_spare(socket.SOCK_STREAM, (head,), fds), order
+
+    def _returned(self) -> _Line | None:
+        """The line to a monitor whose job has ended, and that waits for another."""
+        for _ in range(len(self._kept)):
+            with suppress(IndexError):  # another thread has the last one
+                line = self._kept.pop(0)
+                self._in_use.add(line)
+                said = line.heard()
+                if said:
+                    return line
+                self._release(line, keep=said is not None)
+        return None
+
+    def _line_to_spare(
+        self, kind: socket.SocketKind, message: Sequence[bytes], fds: Sequence[int]
+    ) -> _Line:
+        ours, theirs = socket_pair(kind)
+        with handing_over(theirs):
+            line = _Line(ours)
+            self._in_use.add(line)
+            try:
+                rights = _rights([theirs.fileno(), *fds])
+                self._control.end.sendmsg(message, rights, socket.MSG_NOSIGNAL)
+            except BaseException:
+                self._release(line, keep=False)
+                raise
+        return line
+
+    def _release(self, line: _Line, *, keep: bool) -> None:
+        """Keep it, if there are not too many of them, or close it."""
+        if keep:
+            self._kept.append(line)
+        else:
+            line.close()
+        self._in_use.discard(line)
+        with suppress(IndexError):
+            while len(self._kept) > self._most_kept:
+                self._kept.pop(0).close()
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""
-        if not self._is_ours():
-            self._control.detach()
-            return
+        self._most_kept = 0
+        with suppress(IndexError):
+            while True:
+                self._kept.pop().close()
+        is_ours = self._control.is_ours()
         self._control.close()
-        if linger:
+        if linger and is_ours:
             with suppress(OSError):
                 poll = select.poll()
                 poll.register(os.pidfd_open(self._pid), select.POLLIN)
                 poll.poll(_LINGER_SECONDS * 1000)
+
+    def close_in_child(self) -> None:
+        """In a fork of the host, whose other threads are gone."""
+        for line in [self._control, *self._kept, *self._in_use]:
+            line.close()
+
+
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -90,6 +91,14 @@ def _laid_out(order: Order) -> Order:
     return order
 
 
+def _is_untouched(order: Order) -> bool:
+    """Whether its directory is there, and no monitor has begun."""
+    unborn = StoreDir(order.root).unborn(order.job_id)
+    with suppress(OSError):
+        return unborn.exists() and not unborn.has_begun()
+    return False
+
+
 def _launch_interpreter(order: Order) -> bytes:
     try:
         ours, theirs = socket_pair()
@@ -164,8 +173,7 @@ class _Launchers:
         if report is None:
             # Nobody holds the order any more, whoever of the two was killed; a
             # launcher may look alive yet.
-            unborn = StoreDir(order.root).unborn(order.job_id)
-            return None if unborn.exists() and not unborn.has_begun() else answer
+            return None if _is_untouched(order) else answer
         return None if report.stage == RELAUNCH else answer
 
     def _fitting(self, here: Surroundings) -> HostEnd | None:
@@ -199,11 +207,15 @@ class _Launchers:
         made.close()
         return None
 
-    def close(self, *, linger: bool = False) -> None:
-        for launcher in self._known.values():
-            if launcher:
-                launcher.close(linger=linger)
+    def close(self) -> None:
+        """As this process ends."""
+        for launcher in filter(None, self._known.values()):
+            launcher.close(linger=True)
         self._known.clear()
+
+    def close_in_child(self) -> None:
+        for launcher in filter(None, self._known.values()):
+            launcher.close_in_child()
 
 
 _launchers = _Launchers()
@@ -213,9 +225,13 @@ def _forget_in_child() -> None:
     """A fork of the host has launchers of its own; the lock may have been held by a lost thread."""
     global _launchers  # noqa: PLW0603 - one per process is what it is for
     close_in_child()
-    _launchers.close()
+    _launchers.close_in_child()
     _launchers = _Launchers()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-atexit.register(lambda: _launchers.close(linger=True))
+
+
+@atexit.register
+def _end_launchers() -> None:
+    _launchers.close()

@@ -7,8 +7,8 @@ costs the host a retry, and its monitors live on.
 A fork of it, the spare, is ready, and waits at the host's socket. It has been
 through the motions of a birth, so that the pages which this writes to are its
 own already: to copy them takes as long as all the rest. When it has reported to
-the host it says so here, and the launcher forks the next, unless another spare
-waits: a monitor whose job was short comes back to be one.
+the host it says so here, and the launcher forks the next. A monitor whose job
+was short takes more of them from the host, without a word to the launcher.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from jobsup import _birth, _monitor_main, _spare
+from jobsup._board import Board
 from jobsup._control import Order
 from jobsup._imposed import imposed
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
-from jobsup._spare import IDLE, REPORTED, TAKEN, Spare, is_ready, receive
+from jobsup._spare import Spare, is_ready
 from jobsup._spawn import Inheritance
 from jobsup._typing import Final, NoReturn
 
 _END_SECONDS: Final = 0.25
-_MOST_SPARES: Final = 2
+_NOTE_BYTES: Final = 32
 
 
 def main() -> NoReturn:
@@ -65,10 +66,12 @@ class _Launcher:
         self._inherited = inherited
         self._notes, self._spare_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._imposed = imposed()
-        self._spares: dict[int, bool] = {}
-        """Whether each has had a job before, by its pid."""
-        self._monitors: dict[int, tuple[str, str]] = {}
-        """Root and job id of each monitor that lives, by its pid: our own unreaped child."""
+        self._board = Board()
+        self._places: dict[int, int] = {}
+        """On the board, from 1, of each child that lives, by its pid: our own and unreaped."""
+        self._free_places: list[int] = []
+        self._spare = 0
+        """The pid of who waits at the host's socket."""
         self._has_served = False
         self._preparation = self._prepare()
         self._is_prepared = False
@@ -124,36 +127,22 @@ class _Launcher:
                 self._end()
 
     def _end(self) -> NoReturn:
-        """After the spares, unless they have jobs by now: who waits for us waits for all."""
+        """After those that have no job: who waits for us waits for all."""
         self._notes.close()
         deadline = time.monotonic() + _END_SECONDS
         with suppress(OSError):
-            for spare in self._spares:
-                poll = select.poll()
-                poll.register(os.pidfd_open(spare), select.POLLIN)
-                poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            for pid, place in self._places.items():
+                if not self._board.look(place):
+                    poll = select.poll()
+                    poll.register(os.pidfd_open(pid), select.POLLIN)
+                    poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
         os._exit(0)
 
     def _take_note(self) -> None:
-        note, fds = receive(self._notes)
-        pid, kind, *job = os.fsdecode(note).split("\0")
-        self._spares.pop(int(pid), None)
-        if kind == TAKEN:
+        """The spare has reported to the host: who notes it is none any more."""
+        if int(self._notes.recv(_NOTE_BYTES)) == self._spare:
             self._has_served = True
-            self._monitors[int(pid)] = (job[0], job[1])
-        elif kind == IDLE:
-            self._monitors.pop(int(pid), None)
-            self._take_back(int(pid), fds)
-        elif kind == REPORTED and not self._spares:
             self._fork_spare()
-
-    def _take_back(self, pid: int, fds: list[int]) -> None:
-        """Give a monitor without a job the host's socket; it ends if it is not given that."""
-        for fd in fds:  # none: we have no descriptor left
-            with socket.socket(fileno=fd) as monitor, suppress(OSError):  # it was killed
-                if len(self._spares) < _MOST_SPARES:
-                    socket.send_fds(monitor, [b"\0"], [self._control.fileno()])
-                    self._spares[pid] = True
 
     def _reap(self) -> None:
         """Collect the monitors that ended; one that was killed is replaced at once."""
@@ -166,24 +155,28 @@ class _Launcher:
                 return
             while is_ready(self._notes.fileno()):  # what it told before it ended
                 self._take_note()
-            job = self._monitors.pop(pid, None)
+            place = self._places.pop(pid)
+            self._free_places.append(place)
+            job = self._board.look(place)
             if job and os.WIFSIGNALED(status):
                 with suppress(OSError):  # whoever looks at the job next adopts it
                     self._fork_adopter(*job)
-            if self._spares.pop(pid, True) is False:
-                os._exit(1)  # it ends with us, or somebody is after it: the host begins anew
-            if not self._spares:  # it may have died before it was done
+            if pid == self._spare:  # it noted nothing
+                if not status:
+                    self._end()  # the host let go of it, and of us
+                if not job:
+                    os._exit(1)  # somebody is after it: the host begins anew
                 self._fork_spare()
 
     def _fork_adopter(self, root: str, job_id: str) -> None:
-        pid = os.fork()
+        pid, place = self._fork()
         if pid:
-            self._monitors[pid] = (root, job_id)
+            self._board.put(place, root, job_id)
             return
         try:
-            self._leave()
             self._control.close()
             self._spare_end.close()
+            self._board.close()
             name_process("jobsup-monitor")
             _monitor_main.take_over(Order(root, job_id, "adopt"))
         finally:
@@ -191,17 +184,30 @@ class _Launcher:
 
     def _fork_spare(self) -> None:
         try:
-            pid = os.fork()
+            self._spare, place = self._fork()
         except OSError:
             os._exit(1)  # the host starts an interpreter instead, or says why it cannot
-        if pid:
-            self._spares[pid] = False
+        if self._spare:
             return
         try:
-            self._leave()
-            Spare(self._control, self._spare_end, self._inherited, self._imposed).serve()
+            Spare(
+                *(self._control, self._spare_end, self._board, place),
+                *(self._inherited, self._imposed),
+            ).serve()
         finally:
             os._exit(1)
+
+    def _fork(self) -> tuple[int, int]:
+        """As os.fork(); and the child's place on the board."""
+        place = self._free_places[-1] if self._free_places else len(self._places) + 1
+        self._board.clear(place)
+        pid = os.fork()
+        if pid:
+            self._places[pid] = place
+            del self._free_places[-1:]
+        else:
+            self._leave()
+        return pid, place
 
     def _leave(self) -> None:
         """In a fork: let go of what is the launcher's own."""

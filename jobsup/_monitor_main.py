@@ -86,6 +86,7 @@ def main() -> NoReturn:
     if job is None:
         os._exit(1)
     say_done(host)
+    os.close(host)
     leave()
     run(job, wakeup)
     os._exit(0)
@@ -112,7 +113,6 @@ def say_done(host: int) -> None:
     """Tell the host that the order was carried out."""
     with suppress(OSError):  # it may be gone; the job does not need it
         os.write(host, DONE)
-    os.close(host)
 
 
 def take_over(order: Order, host: int | None = None) -> NoReturn:
@@ -131,6 +131,7 @@ def take_over(order: Order, host: int | None = None) -> NoReturn:
         os._exit(1)
     if host is not None:
         say_done(host)
+        os.close(host)
     run(job, wakeup)
     os._exit(0)
 

@@ -365,7 +365,8 @@ def test_launcher_holds_nothing_of_host_or_jobs(
     with warm_host(store, "true", then=HOLDS) as (process, launcher, _):
         assert process.stdout is not None
         assert process.stdout.readline() == "\n"
-        kinds = ["/dev/null"] * 3 + ["anon_inode:[pidfd]", *["pipe"] * 2, *["socket"] * 3]
+        kinds = ["/dev/null"] * 3 + ["/memfd:jobsup-launcher (deleted)", "anon_inode:[pidfd]"]
+        kinds += ["pipe"] * 2 + ["socket"] * 3
         eventually(lambda: kinds_of(launcher.pid) == kinds, f"it has open only {kinds}")
         assert os.readlink(f"/proc/{launcher.pid}/cwd") == "/"
 

@@ -72,6 +72,76 @@ assert os.readlink(f"/proc/{monitor.pid}/cwd") == "/"
     run_host(store, REUSED + body)
 
 
+def test_order_of_any_length_finds_a_monitor_of_the_launcher(store: WatchedStore) -> None:
+    body = """
+from jobsup._control import ALONG_BYTES
+from jobsup._platform import ProcessRow
+for length in [1, *range(ALONG_BYTES - 4000, ALONG_BYTES + 400, 400), 1 << 20]:
+    parts = {f"LONG{at}": "x" * min(1 << 16, length - at) for at in range(0, length, 1 << 16)}
+    look = ["sh", "-c", "echo $LONG0 | wc -c; read line"]
+    job = store.start(look, env=parts, clean_env=True, stdin=subprocess.PIPE)
+    assert [ProcessRow.read(job.status().monitor.pid).parent] == launchers_of(), length
+    job.close_stdin()
+    assert job.wait(timeout=30) and int(job.tail()) == min(1 << 16, length) + 1, length
+"""
+    run_host(store, REUSED + body)
+
+
+def test_host_keeps_few_descriptors_of_its_jobs(store: WatchedStore) -> None:
+    body = """
+before = len(os.listdir("/proc/self/fd"))
+jobs = [store.start(["sleep", "100"]) for _ in range(12)]
+more = len(os.listdir("/proc/self/fd")) - before
+assert more <= 4, (more, open_files(os.getpid()))
+for job in jobs:
+    job.cancel(grace=0)
+"""
+    run_host(store, REUSED + body)
+
+
+def test_fork_of_the_host_holds_no_monitor(store: WatchedStore) -> None:
+    body = """
+start_reused(["sleep", "100"])
+start_reused(["true"])[0].wait(timeout=30)
+child = os.fork()
+if not child:
+    names = [name for name in open_files(os.getpid()) if name.startswith("socket:")]
+    os.write(1, b"%a" % names)
+    os._exit(0)
+os.waitpid(child, 0)
+for job in store.list(state="running"):
+    job.cancel(grace=0)
+"""
+    assert run_host(store, REUSED + body) == "[]"
+
+
+def test_monitor_without_a_job_ends_after_a_while(store: WatchedStore) -> None:
+    body = """
+job, monitor = start_reused(["true"])
+job.wait(timeout=30)
+wait_gone(monitor)
+assert store.start(["true"]).wait(timeout=30).outcome is Outcome.SUCCEEDED
+"""
+    run_host(store, REUSED + body)
+
+
+def test_descriptors_closed_behind_our_back_are_left_alone(store: WatchedStore) -> None:
+    body = """
+start_reused(["true"])[0].wait(timeout=30)
+mine = [number for number in map(int, os.listdir("/proc/self/fd")) if number > 2]
+launcher, *lines = mine  # in the order in which they were opened
+for number in lines:
+    with suppress(OSError):  # that of the listing
+        os.close(number)
+ours, theirs = zip(*(os.pipe() for _ in range(8)))
+for reader, writer in zip(ours, theirs):
+    os.write(writer, b"x")
+assert store.start(["true"]).wait(timeout=30).outcome is Outcome.SUCCEEDED
+assert [os.read(reader, 9) for reader in ours] == [b"x"] * 8
+"""
+    run_host(store, REUSED + body)
+
+
 def test_command_of_a_reused_monitor_gets_what_its_caller_has(store: WatchedStore) -> None:
     body = """
 look = "umask; pwd; echo $X; grep SigBlk /proc/self/status; ls /proc/self/fd"
