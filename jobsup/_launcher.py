@@ -31,6 +31,7 @@ from jobsup._control import Order
 from jobsup._imposed import imposed
 from jobsup._platform import name_process
 from jobsup._rehearsal import rehearse_birth, rehearse_life
+from jobsup._slices import can_take_short_slices
 from jobsup._spare import Spare, is_ready
 from jobsup._spawn import Inheritance
 from jobsup._typing import Final, NoReturn
@@ -77,11 +78,14 @@ class _Launcher:
         self._is_prepared = False
 
     def _prepare(self) -> Iterator[None]:
-        """Have later forks share what they can: in few steps, for who is forked between
-        two of them keeps the memory that the second writes to.
+        """Have later forks be as quick, and share as much, as they can: in few steps, for
+        who is forked between two of them keeps the memory that the second writes to.
         """
         from jobsup import _sharing  # noqa: PLC0415 - 1 ms that the first start need not wait for
 
+        if can_take_short_slices():
+            self._board.allow_short_slices()
+        yield
         gc.collect()
         modules = (_spare, _birth, _monitor_main, sys.modules[__name__])
         more = itertools.chain(*map(_sharing.functions_of, modules))

@@ -18,10 +18,10 @@ _PR_GETTERS = {
 }
 """Of what a child inherits and /proc does not show.  linux/prctl.h"""
 _SYSCALLS = {
-    # machine: ioprio_get, keyctl, get_mempolicy, sched_getattr.  asm/unistd.h
-    "x86_64": (252, 250, 239, 315),
-    "aarch64": (31, 219, 236, 275),
-    "riscv64": (31, 219, 236, 275),
+    # machine: ioprio_get, keyctl, get_mempolicy, sched_getattr, sched_setattr.  asm/unistd.h
+    "x86_64": (252, 250, 239, 315, 314),
+    "aarch64": (31, 219, 236, 275, 274),
+    "riscv64": (31, 219, 236, 275, 274),
 }
 _IOPRIO_WHO_PROCESS = 1
 _KEYCTL_GET_KEYRING_ID = 0
@@ -90,7 +90,7 @@ def inherited_settings() -> bytes | None:
     if numbers is None:
         return None
     libc = _libc()
-    ioprio_get, keyctl, get_mempolicy, sched_getattr = numbers
+    ioprio_get, keyctl, get_mempolicy, sched_getattr, _ = numbers
     mode = ctypes.c_int(0)
     cookie = ctypes.c_uint64(0)
     nodes = ctypes.create_string_buffer(_NODEMASK_BITS // 8)
@@ -107,3 +107,21 @@ def inherited_settings() -> bytes | None:
         mode.value,
     ]
     return repr(answers).encode() + nodes.raw.rstrip(b"\0") + b"/" + schedule.raw
+
+
+def scheduling(pid: int = 0) -> bytes | None:
+    """What sched_getattr(2) tells of a process, 0 is this one: a struct sched_attr; None if it
+    does not.
+    """
+    numbers = _SYSCALLS.get(os.uname().machine)
+    if numbers is None:
+        return None
+    told = ctypes.create_string_buffer(_SCHED_ATTR_BYTES)
+    refused = _libc().syscall(numbers[3], pid, told, _SCHED_ATTR_BYTES, 0)
+    return None if refused else told.raw
+
+
+def reschedule(attributes: bytes) -> bool:
+    """Whether sched_setattr(2) gives this process a struct sched_attr."""
+    numbers = _SYSCALLS.get(os.uname().machine)
+    return numbers is not None and _libc().syscall(numbers[4], 0, attributes, 0) == 0

@@ -25,6 +25,7 @@ from jobsup._control import ALONG_BYTES, IDLE, RELAUNCH, Order, Report
 from jobsup._imposed import imposed
 from jobsup._platform import become_subreaper, name_process
 from jobsup._rehearsal import rehearse_birth
+from jobsup._slices import take_short_slices
 from jobsup._spawn import Inheritance
 from jobsup._typing import Final, NoReturn
 
@@ -61,6 +62,7 @@ class Spare:
         self._inherited = inherited
         self._imposed = imposed
         self._is_subreaper = become_subreaper()
+        self._has_tried_slices = False
         self._reusable_until = time.monotonic() + _REUSE_SECONDS
 
     def serve(self) -> NoReturn:
@@ -68,6 +70,7 @@ class Spare:
         name_process("jobsup-spare")
         if not is_ready(self._control.fileno()):  # else somebody waits already
             rehearse_birth(self._inherited)
+            self._take_short_slices()
         message, (number, *fds) = self._receive(self._control, None)
         os.close(self._control.detach())
         host = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
@@ -75,6 +78,7 @@ class Spare:
         self._note()  # not before: the fork takes a core that the report needs
         while self._may_take_another(job, is_clean=_monitor_main.run(job, wakeup)):
             self._let_go(job, host)
+            self._take_short_slices()
             message, fds = self._receive(host, self._reusable_until)
             job, wakeup = self._begin_job(host, message, fds)
         os._exit(0)
@@ -119,6 +123,7 @@ class Spare:
         # First of all: the host may be about to kill the monitor of its new job.
         self._board.put(self._place, order.root, order.job_id)
         _monitor_main.say_done(host.fileno())
+        os.sched_yield()  # to the host, if it waits for this core
         _monitor_main.leave()
         return job, wakeup
 
@@ -166,6 +171,15 @@ class Spare:
             return not job.job_dir.is_pinned()
         except OSError:  # who cannot see whether it is
             return False
+
+    def _take_short_slices(self) -> None:
+        """Once, when a launcher that has time has found out that we may."""
+        if self._has_tried_slices or not self._board.allows_short_slices():
+            return
+        self._has_tried_slices = True
+        # Not over what somebody else has changed: that is to be seen yet.
+        if self._imposed is not None and imposed() == self._imposed and take_short_slices():
+            self._imposed = imposed()
 
     def _let_go(self, job: Supervised, host: socket.socket) -> None:
         """Of all that is the job's; last of what wakes whoever waited for its end."""

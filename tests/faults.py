@@ -102,7 +102,7 @@ HARMLESS: Final = {
     *("signal.signal", "signal.getsignal", "signal.valid_signals", "signal.pthread_sigmask"),
     *("signal.sigpending", "signal.sigwait", "signal.set_wakeup_fd"),
     *("os.uname", "os.set_inheritable", "os.register_at_fork", "libc.syscall"),
-    *("libc.personality", "os.sched_getaffinity", "os.fdopen"),
+    *("libc.personality", "os.sched_getaffinity", "os.sched_yield", "os.fdopen"),
     *("resource.getrlimit", "socket.CMSG_SPACE", "socket.socket"),
     *("Path.exists", "Path.is_dir", "Path.is_file", "Path.is_symlink", "Path.home"),
 }

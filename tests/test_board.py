@@ -38,5 +38,18 @@ def test_cleared_place_has_none(board: Board) -> None:
     assert board.look(1) is None
 
 
+def test_short_slices_are_allowed_to_all_who_have_it(board: Board) -> None:
+    board.put(1, "/root", "job")
+    assert not board.allows_short_slices()
+    pid = os.fork()
+    if not pid:
+        board.allow_short_slices()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert board.allows_short_slices()
+    assert board.look(1) == ("/root", "job")
+
+
 def test_command_gets_none_of_it(board: Board) -> None:
     assert not os.get_inheritable(board.fd)

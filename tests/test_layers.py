@@ -52,6 +52,7 @@ MONITOR = [
     "_monitor_main",
     "_rehearsal",
     "_sharing",
+    "_slices",
     "_board",
     "_spare",
     "_launcher",

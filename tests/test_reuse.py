@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 
 import pytest
@@ -11,6 +12,8 @@ from test_start import as_root
 
 from jobsup import Outcome
 from jobsup._launch import LAUNCHER
+
+KERNEL = tuple(map(int, platform.release().split(".")[:2]))
 
 pytestmark = pytest.mark.skipif(not PROVES, reason="the portable path has no launcher")
 
@@ -140,6 +143,50 @@ assert store.start(["true"]).wait(timeout=30).outcome is Outcome.SUCCEEDED
 assert [os.read(reader, 9) for reader in ours] == [b"x"] * 8
 """
     run_host(store, REUSED + body)
+
+
+SLICES = """
+from jobsup._libc import scheduling
+from jobsup._slices import _ATTRIBUTES, _SLICE_NANOSECONDS
+look = [sys.executable, "-c", "from jobsup._libc import scheduling; print(scheduling())"]
+wanted = subprocess.run(look, capture_output=True, text=True).stdout
+
+def has_short_slices():
+    job, monitor = start_reused(["sleep", "100"])
+    told = _ATTRIBUTES.unpack(scheduling(monitor.pid))
+    job.cancel(grace=0)
+    job.wait(timeout=30)
+    return told[5] == _SLICE_NANOSECONDS
+
+def looks_the_same():
+    job, _ = start_reused(look)
+    job.wait(timeout=30)
+    assert job.tail() == wanted, (job.tail(), wanted)
+"""
+
+
+@pytest.mark.skipif(KERNEL < (6, 12), reason="needs Linux 6.12")
+def test_monitor_has_short_slices_and_its_command_has_not(store: WatchedStore) -> None:
+    body = """
+eventually(has_short_slices, "the monitors have short slices")
+for _ in range(3):
+    looks_the_same()
+"""
+    run_host(store, REUSED + SLICES + body)
+
+
+@as_root
+def test_monitor_that_would_take_a_priority_from_its_command_has_no_short_slices(
+    store: WatchedStore,
+) -> None:
+    body = """
+os.nice(-5)
+wanted = subprocess.run(look, capture_output=True, text=True).stdout
+for _ in range(5):
+    looks_the_same()
+    assert not has_short_slices()
+"""
+    run_host(store, REUSED + SLICES + body)
 
 
 def test_command_of_a_reused_monitor_gets_what_its_caller_has(store: WatchedStore) -> None:
