@@ -26,7 +26,7 @@ from jobsup._lifecycle import (
     advance,
 )
 from jobsup._model import JobRecord, JobState, fill, from_json, now, to_json
-from jobsup._platform import obstacle, own_token
+from jobsup._platform import obstacle, own_token, uptime
 from jobsup._spawn import Command, Inheritance, SpawnFailedError, enter, spawn
 from jobsup._spec import Stdin
 from jobsup._stopplan import StopPlan, StopStep
@@ -100,10 +100,11 @@ def bear(
         if order.cwd is not None:
             enter(order.cwd)
         environment = {**(order.environment or {}), MARKER: order.job_id}
+        before = uptime()
         command = spawn(Command(order.argv, environment, stdio), inherited)
         at = b'"%s"' % now().isoformat().encode()
         monitor = who_we_are(os.getpid())
-        record = fill(order.record, started_at=at, command=_who(command), monitor=monitor)
+        record = fill(order.record, started_at=at, command=_who(command, before), monitor=monitor)
         if os.pwrite(draft, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         job = Supervised(store.job(order.job_id), order.terms, record, is_adopted=False)
@@ -145,9 +146,9 @@ def _take_up(
     return requests, writer, (stdin or 0, output, stderr)  # our own 0 is /dev/null
 
 
-def _who(pid: int) -> bytes:
-    """The identity of ourselves or our own child, as a record keeps it."""
-    return b'{"pid":%d,"token":"%s"}' % (pid, own_token(pid).encode())
+def _who(pid: int, since: int | None = None) -> bytes:
+    """The identity of ourselves or our own child, born after *since*, as a record keeps it."""
+    return b'{"pid":%d,"token":"%s"}' % (pid, own_token(pid, since).encode())
 
 
 who_we_are: Final = functools.cache(_who)

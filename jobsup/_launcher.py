@@ -29,7 +29,7 @@ from jobsup import _birth, _monitor_main, _spare
 from jobsup._board import Board
 from jobsup._control import Order
 from jobsup._imposed import imposed
-from jobsup._platform import name_process
+from jobsup._platform import name_process, own_token, uptime
 from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._slices import can_take_short_slices
 from jobsup._spare import Spare, is_ready
@@ -205,7 +205,10 @@ class _Launcher:
         """As os.fork(); and the child's place on the board."""
         place = self._free_places[-1] if self._free_places else len(self._places) + 1
         self._board.clear(place)
+        before = uptime()
         pid = os.fork()
+        if not self._has_served:  # try out whether start times have to be read
+            own_token(pid or os.getpid(), before)
         if pid:
             self._places[pid] = place
             del self._free_places[-1:]

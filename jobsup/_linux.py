@@ -109,7 +109,7 @@ class ProcessHandle:
         # read, the row may be a successor's, but then so is the exit here.
         if row is None or self.reaped():
             return None
-        return _token(row, self._fd)
+        return _token(row.start_ticks, self._fd)
 
     def reaped(self) -> bool:
         """Whether the number is free again; while it is not, it is this process's own."""
@@ -170,20 +170,52 @@ class ProcessHandle:
         self.close()
 
 
-def own_token(pid: int) -> str:
-    """The start token of this process or of its unreaped child, whose number is theirs for sure."""
+def uptime() -> int:
+    """Nanoseconds since boot, as start times are counted.  CLOCK_BOOTTIME"""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class _Births:
+    """Whether a start time that lies between two looks at the clock need not be read.
+
+    To read it waits while a process is in the midst of execve(2), often for as
+    long as all the rest of a start. A tick is 10 ms: when both looks are in one
+    it is known. A kernel may count otherwise, so it is tried out first.
+    """
+
+    are_known = False
+
+    def tick_of(self, since: int) -> int | None:
+        """The tick of a birth between *since* and now, if it is one tick."""
+        rate = os.sysconf("SC_CLK_TCK")
+        first, last = (at * rate // 1_000_000_000 for at in (since, uptime()))
+        return first if first == last else None
+
+
+_births = _Births()
+
+
+def own_token(pid: int, since: int | None = None) -> str:
+    """The start token of this process or of its unreaped child, whose number is theirs for sure.
+
+    *since* is the `uptime` before the process came to be, if that was just now.
+    """
+    tick = None if since is None else _births.tick_of(since)
     fd = os.pidfd_open(pid)
     try:
-        row = ProcessRow.read(pid)
-        assert row is not None, f"process {pid} was reaped by somebody else"
-        return _token(row, fd)
+        if tick is None or not _births.are_known:
+            row = ProcessRow.read(pid)
+            assert row is not None, f"process {pid} was reaped by somebody else"
+            if tick is not None:
+                _births.are_known = tick == row.start_ticks
+            tick = row.start_ticks
+        return _token(tick, fd)
     finally:
         os.close(fd)
 
 
-def _token(row: ProcessRow, pidfd: int) -> str:
-    started = row.start_ticks - _shift_ticks()
-    return f"{_domain()}:{started}:{os.fstat(pidfd).st_ino}"
+def _token(tick: int, pidfd: int) -> str:
+    return f"{_domain()}:{tick - _shift_ticks()}:{os.fstat(pidfd).st_ino}"
 
 
 def _may_inspect(pid: int) -> bool:

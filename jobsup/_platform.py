@@ -48,6 +48,7 @@ if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) an
         owner_of,
         processes,
         tell_of_writes,
+        uptime,
     )
 else:
     from jobsup._portable import (
@@ -71,6 +72,7 @@ else:
         reserve,
         sync_data,
         tell_of_writes,
+        uptime,
     )
 
 __all__ = [
@@ -95,4 +97,5 @@ __all__ = [
     "reserve",
     "sync_data",
     "tell_of_writes",
+    "uptime",
 ]

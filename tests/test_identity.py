@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PROVES, held
 from pid_reuse import LAST_PID, SCENARIOS
+
+from jobsup import _linux
 
 PROGRAM = Path(__file__).with_name("pid_reuse.py")
 # A shell is the first process, to reap what is orphaned.
@@ -47,3 +50,26 @@ def test_who_has_a_number_of_ours_is_not_hit(
     )
 
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not PROVES, reason="the portable path reads all start times")
+@pytest.mark.parametrize("off_seconds", [0, 3600])
+def test_start_time_is_told_from_the_clock_only_where_that_counts_it(
+    monkeypatch: pytest.MonkeyPatch, off_seconds: int
+) -> None:
+    true_uptime = _linux.uptime
+    monkeypatch.setattr(_linux, "uptime", lambda: true_uptime() + off_seconds * 10**9)
+    monkeypatch.setattr(_linux, "_births", _linux._Births())
+    known = set()
+    for _ in range(20):  # a birth over the end of a tick tells nothing
+        before = _linux.uptime()
+        with subprocess.Popen(["sleep", "100"]) as child:
+            try:
+                token = _linux.own_token(child.pid, before)
+                assert token == held(child.pid).token
+            finally:
+                child.kill()
+        known.add(_linux._births.are_known)
+
+    assert known <= ({False, True} if off_seconds == 0 else {False})
+    assert off_seconds or True in known

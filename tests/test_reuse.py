@@ -189,6 +189,19 @@ for _ in range(5):
     run_host(store, REUSED + SLICES + body)
 
 
+def test_command_is_identified_as_everybody_identifies_it(store: WatchedStore) -> None:
+    body = """
+from jobsup._identity import identify
+for _ in range(30):  # over some ticks of 10 ms
+    job, _ = start_reused(["sleep", "100"])
+    command = job.status().command
+    assert identify(command.pid) == command, (identify(command.pid), command)
+    job.cancel(grace=0)
+    job.wait(timeout=30)
+"""
+    run_host(store, REUSED + body)
+
+
 def test_command_of_a_reused_monitor_gets_what_its_caller_has(store: WatchedStore) -> None:
     body = """
 look = "umask; pwd; echo $X; grep SigBlk /proc/self/status; ls /proc/self/fd"
