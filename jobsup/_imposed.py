@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from jobsup._platform import inherited_settings
@@ -40,7 +41,15 @@ def imposed() -> bytes | None:
 def settings_in(directory: int) -> list[bytes] | None:
     """All of it but the cores, of the caller, whose directory in /proc this is."""
     settings = inherited_settings()
-    return None if settings is None else [settings, *(read_if(name, directory) for name in _FILES)]
+    return (
+        None if settings is None else [settings, *(read_if(name, directory) for name in _files())]
+    )
+
+
+@functools.cache
+def _files() -> list[str]:
+    """Those that this kernel has."""
+    return [name for name in _FILES if os.path.exists(os.path.join("/proc/self", name))]
 
 
 def read(path: str, directory: int | None = None) -> bytes:
@@ -52,7 +61,7 @@ def read(path: str, directory: int | None = None) -> bytes:
 
 
 def read_if(path: str, directory: int | None = None) -> bytes:
-    """Likewise; the error where the kernel has no such thing."""
+    """Likewise; the error where it cannot be read."""
     try:
         return read(path, directory)
     except OSError as error:
