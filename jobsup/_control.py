@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from jobsup._jobdir import FILE_MODE, JobDir, unlink
-from jobsup._model import plain
+from jobsup._model import json_line
 from jobsup._spec import JobSpec, Leftovers, Lifetime, OnOutputLimit, Stdin
 from jobsup._stopplan import StopPlan, optional
 from jobsup._typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
@@ -52,8 +52,7 @@ class Request(Value):
     convert: ClassVar = {"plan": optional(StopPlan.of)}
 
     def to_line(self) -> bytes:
-        text = json.dumps(as_dict(self), separators=(",", ":"), default=plain).encode()
-        line = b"\n" + text + b"\n"  # the first one ends the half line of another client
+        line = b"\n" + json_line(as_dict(self))  # the first one ends half a line of somebody else
         if len(line) > LINE_LIMIT:
             raise ValueError(
                 f"the stop plan is too long: the request has {len(line)} bytes, {LINE_LIMIT} fit"

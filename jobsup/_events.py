@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 
 from jobsup._jobdir import FILE_MODE
-from jobsup._model import JobRecord, JobState, Outcome, utc
+from jobsup._model import JobRecord, JobState, Outcome, json_line, utc
 from jobsup._stopplan import optional
 from jobsup._typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from jobsup._value import Value
@@ -74,7 +74,7 @@ def line_of(record: JobRecord, at: datetime | None) -> bytes:
         "exit_code": record.exit_code,
         "signal": record.signal,
     }
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    return json_line(fields)
 
 
 def append_line(path: str | Path, line: bytes) -> None:

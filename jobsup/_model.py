@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 
 from jobsup._spec import Choice, JobSpec
 from jobsup._stopplan import ProcessIdentity, as_signal, nested, only, optional, whole
-from jobsup._typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from jobsup._typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from jobsup._value import Value, as_dict, fields_of
 from jobsup.errors import RecordError
 
@@ -177,10 +177,28 @@ class JobRecord(Value):
         return self.exit_code is not None or self.signal is not None
 
 
+def plain(value: object) -> object:
+    """For an encoder: what JSON has no word for."""
+    if isinstance(value, Value):
+        return as_dict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no JSON")
+
+
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), default=plain)
+
+
+def json_line(fields: dict[str, Any]) -> bytes:
+    """Without spaces.  One encoder: json.dumps() would make another each time."""
+    return _encoder.encode(fields).encode() + b"\n"
+
+
 def to_json(value: JobSpec | JobRecord) -> bytes:
     """One line of JSON that carries the format's number."""
-    fields = {"format": FORMAT, **as_dict(value)}
-    return json.dumps(fields, separators=(",", ":"), default=plain).encode() + b"\n"
+    return json_line({"format": FORMAT, **as_dict(value)})
 
 
 def fill(document: bytes, **fields: bytes) -> bytes:
@@ -189,17 +207,6 @@ def fill(document: bytes, **fields: bytes) -> bytes:
         before, key, after = document.partition(b'"%s":' % name.encode())
         document = before + key + value + after.removeprefix(b"null")
     return document
-
-
-def plain(value: object) -> object:
-    """For json.dumps: what JSON has no word for."""
-    if isinstance(value, Value):
-        return as_dict(value)
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} has no JSON")
 
 
 _Document = TypeVar("_Document", JobSpec, JobRecord)
