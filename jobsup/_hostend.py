@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
+from weakref import WeakSet
 
 from jobsup._control import ALONG_BYTES, DONE, IDLE, Order, Report
 from jobsup._surroundings import Surroundings
@@ -71,7 +72,7 @@ def converse(ours: socket.socket, order: bytes) -> bytes:
     try:
         while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
             answer += part
-    except ConnectionResetError:
+    except OSError:  # reset; or somebody closed our number
         pass
     return answer
 
@@ -81,16 +82,19 @@ class _Line:
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
-        self._inode = os.fstat(end.fileno()).st_ino
+        self._identity = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            told = os.fstat(self.end.fileno())
+            return told.st_dev, told.st_ino
+        return None
 
     def is_ours(self) -> bool:
-        try:
-            return os.fstat(self.end.fileno()).st_ino == self._inode
-        except OSError:
-            return False
+        return self._look() == self._identity is not None
 
     def heard(self) -> bytes | None:
-        """What the monitor says that would take another order; None if it is gone."""
+        """What the monitor says that would take another order, and that has one; None if gone."""
         try:
             return (
                 (self.end.recv(len(IDLE), socket.MSG_DONTWAIT) or None) if self.is_ours() else None
@@ -106,6 +110,10 @@ class _Line:
         else:
             self.end.detach()
 
+    def __del__(self) -> None:
+        """Of an interrupted start(), whose monitor is to see that nobody waits."""
+        self.close()
+
 
 class HostEnd:
     """One launcher.  It ends when this end is closed, or this process is gone."""
@@ -116,8 +124,8 @@ class HostEnd:
         # No lock: a signal handler may start a job, too. One step changes each of these.
         self._kept: list[_Line] = []
         """To monitors that have jobs of ours, or had."""
-        self._in_use: set[_Line] = set()
         self._most_kept = _MOST_LINES
+        self._in_use: WeakSet[_Line] = WeakSet()
         control, theirs = socket_pair(socket.SOCK_SEQPACKET)
         self._control = _Line(control)
         try:
@@ -173,65 +181,71 @@ class HostEnd:
         cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             message, fds = (b"%d " % thread, prepare(order).to_bytes()), [cwd, *stdin]
-            line, left = self._hand_over(message, fds)
-            answer = b""
+            lines: list[_Line] = []
+            answer = left = b""
             try:
-                answer = converse(line.end, left)
+                left = self._hand_over(message, fds, lines)
+                answer = converse(lines[-1].end, left)
             finally:
-                self._release(line, keep=answer == DONE and not left)
+                for line in lines:
+                    self._release(line, keep=answer == DONE and not left)
             return answer
         finally:
             os.close(cwd)
 
     # -- who takes the order -------------------------------------------------
 
-    def _hand_over(self, message: tuple[bytes, bytes], fds: Sequence[int]) -> tuple[_Line, bytes]:
-        """The line to who has the order now, and the order if it is too long to go along."""
+    def _hand_over(
+        self, message: tuple[bytes, bytes], fds: Sequence[int], lines: list[_Line]
+    ) -> bytes:
+        """The order, if it is too long to go along; who has it has the last of the *lines*."""
         head, order = message
         if len(order) > ALONG_BYTES:
-            return self._line_to_spare(socket.SOCK_STREAM, (head,), fds), order
-        while line := self._returned():
+            self._ask_spare(socket.SOCK_STREAM, (head,), fds, lines)
+            return order
+        while self._finds_returned(lines):
             try:
-                line.end.sendmsg(message, _rights(fds), socket.MSG_NOSIGNAL)
-            except BaseException as error:
-                self._release(line, keep=False)
-                if not isinstance(error, OSError):  # it was killed, or went just now
-                    raise
+                lines[-1].end.sendmsg(message, _rights(fds), socket.MSG_NOSIGNAL)
+            except OSError:  # it was killed, or went just now
+                self._release(lines.pop(), keep=False)
             else:
-                return line, b""
+                return b""
         try:  # by one message, so that the spare is woken once
-            return self._line_to_spare(socket.SOCK_SEQPACKET, message, fds), b""
+            self._ask_spare(socket.SOCK_SEQPACKET, message, fds, lines)
         except OSError as error:
             if error.errno != errno.EMSGSIZE:  # /proc/sys/net/core/wmem_default is small
                 raise
-        return self._line_to_spare(socket.SOCK_STREAM, (head,), fds), order
+            self._release(lines.pop(), keep=False)
+            self._ask_spare(socket.SOCK_STREAM, (head,), fds, lines)
+            return order
+        return b""
 
-    def _returned(self) -> _Line | None:
-        """The line to a monitor whose job has ended, and that waits for another."""
-        for _ in range(len(self._kept)):
-            with suppress(IndexError):  # another thread has the last one
-                line = self._kept.pop(0)
-                self._in_use.add(line)
+    def _finds_returned(self, lines: list[_Line]) -> bool:
+        """Whether there is a monitor whose job has ended, and that waits for another."""
+        for line in tuple(self._kept):
+            self._in_use.add(line)
+            with suppress(ValueError):  # another thread has it
+                self._kept.remove(line)
+                lines.append(line)
                 said = line.heard()
                 if said:
-                    return line
-                self._release(line, keep=said is not None)
-        return None
+                    return True
+                self._release(lines.pop(), keep=said is not None)
+        return False
 
-    def _line_to_spare(
-        self, kind: socket.SocketKind, message: Sequence[bytes], fds: Sequence[int]
-    ) -> _Line:
+    def _ask_spare(
+        self,
+        kind: socket.SocketKind,
+        message: Sequence[bytes],
+        fds: Sequence[int],
+        lines: list[_Line],
+    ) -> None:
         ours, theirs = socket_pair(kind)
         with handing_over(theirs):
-            line = _Line(ours)
-            self._in_use.add(line)
-            try:
-                rights = _rights([theirs.fileno(), *fds])
-                self._control.end.sendmsg(message, rights, socket.MSG_NOSIGNAL)
-            except BaseException:
-                self._release(line, keep=False)
-                raise
-        return line
+            lines.append(_Line(ours))
+            self._in_use.add(lines[-1])
+            rights = _rights([theirs.fileno(), *fds])
+            self._control.end.sendmsg(message, rights, socket.MSG_NOSIGNAL)
 
     def _release(self, line: _Line, *, keep: bool) -> None:
         """Keep it, if there are not too many of them, or close it."""

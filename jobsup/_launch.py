@@ -153,7 +153,9 @@ class _Launchers:
     """This process's launchers, by the surroundings in which they were started."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal handler may start a job while its own thread starts one.
+        self._lock = threading.RLock()
+        self._is_searching = False
         self._known: dict[bytes, HostEnd | None] = {}
         """None: one that fits cannot be had."""
         self._failures = 0
@@ -178,22 +180,31 @@ class _Launchers:
 
     def _fitting(self, here: Surroundings) -> HostEnd | None:
         with self._lock:
-            key = here.fingerprint
-            if key in self._known:
-                found = self._known.pop(key)
-                if found is None or found.is_usable():
-                    self._known[key] = found  # the last used is the last to go
-                    return found
-                found.close()
-            while len(self._known) >= _MAX_LAUNCHERS:
-                oldest = self._known.pop(next(iter(self._known)))
-                if oldest:
-                    oldest.close()
-            made = self._begin(here)
-            self._failures = 0 if made else self._failures + 1
-            if made or self._failures >= _MOST_FAILURES:
-                self._known[key] = made
-            return made
+            if self._is_searching:  # below us: an interpreter does it this time
+                return None
+            self._is_searching = True
+            try:
+                return self._find_or_begin(here)
+            finally:
+                self._is_searching = False
+
+    def _find_or_begin(self, here: Surroundings) -> HostEnd | None:
+        key = here.fingerprint
+        if key in self._known:
+            found = self._known.pop(key)
+            if found is None or found.is_usable():
+                self._known[key] = found  # the last used is the last to go
+                return found
+            found.close()
+        while len(self._known) >= _MAX_LAUNCHERS:
+            oldest = self._known.pop(next(iter(self._known)))
+            if oldest:
+                oldest.close()
+        made = self._begin(here)
+        self._failures = 0 if made else self._failures + 1
+        if made or self._failures >= _MOST_FAILURES:
+            self._known[key] = made
+        return made
 
     def _begin(self, here: Surroundings) -> HostEnd | None:
         try:

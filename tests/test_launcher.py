@@ -95,6 +95,51 @@ assert launchers_of() == before, (launchers_of(), before)
     assert len(store.list(state="ended")) == 33
 
 
+def test_signal_handler_may_start_a_job_while_one_is_started(store: WatchedStore) -> None:
+    body = """
+jobs = []
+signal.signal(signal.SIGVTALRM, lambda *_: jobs.append(store.start(["true"])))
+signal.setitimer(signal.ITIMER_VIRTUAL, 0.004, 0.004)
+for _ in range(60):
+    jobs.append(store.start(["true"]))
+signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+assert len(jobs) > 60, len(jobs)
+assert {job.wait(timeout=30).outcome for job in jobs} == {Outcome.SUCCEEDED}
+"""
+    run_host(store, WARM + body)
+
+
+def test_interrupted_start_keeps_no_line_to_a_monitor(store: WatchedStore) -> None:
+    body = """
+import random, time
+from launchers import open_files
+def interrupt(*_):
+    global is_starting
+    if is_starting:
+        is_starting = False
+        raise KeyboardInterrupt
+def work():
+    for _ in range(200):
+        time.sleep(random.uniform(0, 0.003))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+is_starting, interrupted, thread = False, 0, threading.Thread(target=work)
+signal.signal(signal.SIGUSR1, interrupt)
+thread.start()
+while thread.is_alive():
+    try:
+        is_starting = True
+        store.start(["true"])
+        is_starting = False
+    except KeyboardInterrupt:
+        interrupted += 1
+thread.join()
+assert interrupted, "it came too late each time"
+lines = [name for name in open_files(os.getpid()) if name.startswith("socket:")]
+assert len(lines) <= 1 + 4, (lines, interrupted)  # the launcher's, too
+"""
+    run_host(store, WARM + body)
+
+
 def test_launcher_serves_an_event_loop(store: WatchedStore) -> None:
     body = """
 import asyncio
