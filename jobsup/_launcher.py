@@ -22,14 +22,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from jobsup import _birth, _monitor_main, _spare
 from jobsup._board import Board
 from jobsup._control import Order
 from jobsup._imposed import imposed
-from jobsup._platform import name_process, own_token, uptime
+from jobsup._platform import name_process, try_start_time, uptime
 from jobsup._rehearsal import rehearse_birth, rehearse_life
 from jobsup._slices import can_take_short_slices
 from jobsup._spare import Spare, is_ready
@@ -49,17 +49,23 @@ def main() -> NoReturn:
     _monitor_main.take_signals()
     wakeup = _monitor_main.wake_by_pipe()
     name_process("jobsup-launcher")
+    board = Board()
     control.send(b"ready")
     _monitor_main.let_go_of_host()
     _monitor_main.leave()
     for _ in range(3):
         rehearse_birth(inherited)
-    _Launcher(control, host, wakeup, inherited).serve()
+    _Launcher(control, host, wakeup, inherited, board).serve()
 
 
 class _Launcher:
     def __init__(
-        self, control: socket.socket, host: int, wakeup: int, inherited: Inheritance
+        self,
+        control: socket.socket,
+        host: int,
+        wakeup: int,
+        inherited: Inheritance,
+        board: Board,
     ) -> None:
         self._control = control
         self._host = host
@@ -67,7 +73,7 @@ class _Launcher:
         self._inherited = inherited
         self._notes, self._spare_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._imposed = imposed()
-        self._board = Board()
+        self._board = board
         self._places: dict[int, int] = {}
         """On the board, from 1, of each child that lives, by its pid: our own and unreaped."""
         self._free_places: list[int] = []
@@ -173,48 +179,41 @@ class _Launcher:
                 self._fork_spare()
 
     def _fork_adopter(self, root: str, job_id: str) -> None:
-        pid, place = self._fork()
-        if pid:
-            self._board.put(place, root, job_id)
-            return
-        try:
+        def be_adopter(_: int) -> None:
             self._control.close()
             self._spare_end.close()
             self._board.close()
             name_process("jobsup-monitor")
             _monitor_main.take_over(Order(root, job_id, "adopt"))
-        finally:
-            os._exit(1)
+
+        self._board.put(self._places[self._fork(be_adopter)], root, job_id)
 
     def _fork_spare(self) -> None:
+        def be_spare(place: int) -> None:
+            ends = (self._control, self._spare_end, self._board, place)
+            Spare(*ends, self._inherited, self._imposed).serve()
+
         try:
-            self._spare, place = self._fork()
+            self._spare = self._fork(be_spare)
         except OSError:
             os._exit(1)  # the host starts an interpreter instead, or says why it cannot
-        if self._spare:
-            return
-        try:
-            Spare(
-                *(self._control, self._spare_end, self._board, place),
-                *(self._inherited, self._imposed),
-            ).serve()
-        finally:
-            os._exit(1)
 
-    def _fork(self) -> tuple[int, int]:
-        """As os.fork(); and the child's place on the board."""
+    def _fork(self, be: Callable[[int], None]) -> int:
+        """The pid of a child that will *be* something, with a place on the board."""
         place = self._free_places[-1] if self._free_places else len(self._places) + 1
         self._board.clear(place)
         before = uptime()
         pid = os.fork()
-        if not self._has_served:  # try out whether start times have to be read
-            own_token(pid or os.getpid(), before)
-        if pid:
-            self._places[pid] = place
-            del self._free_places[-1:]
-        else:
-            self._leave()
-        return pid, place
+        if not pid:
+            try:
+                self._leave()
+                be(place)
+            finally:
+                os._exit(1)
+        self._places[pid] = place
+        del self._free_places[-1:]
+        try_start_time(pid, before)
+        return pid
 
     def _leave(self) -> None:
         """In a fork: let go of what is the launcher's own."""

@@ -41,6 +41,11 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
+def _syscalls() -> tuple[int, ...] | None:
+    return _SYSCALLS.get(os.uname().machine)
+
+
 def become_subreaper() -> bool:
     """Have orphaned descendants re-parented to this process.  PR_SET_CHILD_SUBREAPER(2const)"""
     return bool(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
@@ -86,34 +91,32 @@ def inherited_settings() -> bytes | None:
     and personality(2) tell, and some of prctl(2). A call that is refused counts as
     its own answer.
     """
-    numbers = _SYSCALLS.get(os.uname().machine)
+    schedule, numbers = scheduling(), _syscalls()
     if numbers is None:
         return None
     libc = _libc()
-    ioprio_get, keyctl, get_mempolicy, sched_getattr, _ = numbers
+    ioprio_get, keyctl, get_mempolicy, *_ = numbers
     mode = ctypes.c_int(0)
     cookie = ctypes.c_uint64(0)
     nodes = ctypes.create_string_buffer(_NODEMASK_BITS // 8)
-    schedule = ctypes.create_string_buffer(_SCHED_ATTR_BYTES)
     answers = [
         libc.syscall(ioprio_get, _IOPRIO_WHO_PROCESS, 0),
         libc.syscall(keyctl, _KEYCTL_GET_KEYRING_ID, _KEY_SPEC_SESSION_KEYRING, 0),
         libc.syscall(get_mempolicy, ctypes.byref(mode), nodes, _NODEMASK_BITS, None, 0),
-        libc.syscall(sched_getattr, 0, schedule, _SCHED_ATTR_BYTES, 0),
         libc.personality(_PERSONALITY_UNCHANGED),
         *(libc.prctl(getter, 0, 0, 0, 0) for getter in _PR_GETTERS.values()),
         libc.prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_GET, 0, 0, ctypes.byref(cookie)),
         cookie.value,
         mode.value,
     ]
-    return repr(answers).encode() + nodes.raw.rstrip(b"\0") + b"/" + schedule.raw
+    return repr(answers).encode() + nodes.raw.rstrip(b"\0") + b"/%a" % schedule
 
 
 def scheduling(pid: int = 0) -> bytes | None:
     """What sched_getattr(2) tells of a process, 0 is this one: a struct sched_attr; None if it
     does not.
     """
-    numbers = _SYSCALLS.get(os.uname().machine)
+    numbers = _syscalls()
     if numbers is None:
         return None
     told = ctypes.create_string_buffer(_SCHED_ATTR_BYTES)
@@ -123,5 +126,5 @@ def scheduling(pid: int = 0) -> bytes | None:
 
 def reschedule(attributes: bytes) -> bool:
     """Whether sched_setattr(2) gives this process a struct sched_attr."""
-    numbers = _SYSCALLS.get(os.uname().machine)
+    numbers = _syscalls()
     return numbers is not None and _libc().syscall(numbers[4], 0, attributes, 0) == 0

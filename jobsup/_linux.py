@@ -11,6 +11,7 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 NAME = "linux"
 
@@ -20,6 +21,10 @@ _PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
 
+_PIDFD_RELEASE = (5, 3)
+"""Whoever has pidfds and says to be of before is no Linux.  pidfd_open(2)"""
+_TRIALS = 8
+"""In other moments of a tick: one may fit where the clocks differ by less than that."""
 _READ_BYTES = 1 << 14
 _ROW_BYTES = 4096
 """More than a row has: 52 numbers, and a command of at most 64 bytes."""
@@ -180,16 +185,38 @@ class _Births:
 
     To read it waits while a process is in the midst of execve(2), often for as
     long as all the rest of a start. A tick is 10 ms: when both looks are in one
-    it is known. A kernel may count otherwise, so it is tried out first.
+    it is known. Who emulates Linux may count otherwise, so it is tried out.
     """
 
-    are_known = False
+    def __init__(self) -> None:
+        self._trials = 0
+        self._is_refuted = False
+
+    @property
+    def are_known(self) -> bool:
+        return self._trials >= _TRIALS and not self._is_refuted
 
     def tick_of(self, since: int) -> int | None:
         """The tick of a birth between *since* and now, if it is one tick."""
         rate = os.sysconf("SC_CLK_TCK")
         first, last = (at * rate // 1_000_000_000 for at in (since, uptime()))
         return first if first == last else None
+
+    def compare(self, told: int | None, read: int) -> None:
+        """Learn from a start time that was read."""
+        if told is None:
+            return
+        if not self._trials:
+            self._is_refuted = _release() < _PIDFD_RELEASE
+        self._trials += 1
+        self._is_refuted |= told != read
+
+
+def _release() -> tuple[int, ...]:
+    with suppress(OSError), open("/proc/sys/kernel/osrelease", "rb") as file:
+        numbers = file.read().partition(b"-")[0].split(b".")[:2]
+        return tuple(int(number) if number.isdigit() else 0 for number in numbers)
+    return (0, 0)
 
 
 _births = _Births()
@@ -206,12 +233,20 @@ def own_token(pid: int, since: int | None = None) -> str:
         if tick is None or not _births.are_known:
             row = ProcessRow.read(pid)
             assert row is not None, f"process {pid} was reaped by somebody else"
-            if tick is not None:
-                _births.are_known = tick == row.start_ticks
+            _births.compare(tick, row.start_ticks)
             tick = row.start_ticks
         return _token(tick, fd)
     finally:
         os.close(fd)
+
+
+def try_start_time(pid: int, since: int) -> None:
+    """Have later ones known, or never again, by that of our child, which was born after *since*."""
+    tick = _births.tick_of(since)
+    with suppress(OSError):
+        row = ProcessRow.read(pid)
+        if row is not None:
+            _births.compare(tick, row.start_ticks)
 
 
 def _token(tick: int, pidfd: int) -> str:

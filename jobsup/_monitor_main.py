@@ -21,11 +21,13 @@ from jobsup._typing import NoReturn
 
 
 def read_order(host: int) -> Order | None:
-    """What the host sends until it shuts its sending side down; None if it thought better of it."""
+    """What the host sends until it shuts its sending side down; None if that is not all."""
     parts = []
     while part := os.read(host, 1 << 16):
         parts.append(part)
-    return Order.from_bytes(b"".join(parts)) if parts else None
+    with suppress(EOFError, ValueError, TypeError):
+        return Order.from_bytes(b"".join(parts))
+    return None
 
 
 def _tell(host: int | None, report: Report) -> None:

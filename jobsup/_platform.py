@@ -48,6 +48,7 @@ if TYPE_CHECKING or (sys.platform == "linux" and not os.environ.get(PORTABLE) an
         owner_of,
         processes,
         tell_of_writes,
+        try_start_time,
         uptime,
     )
 else:
@@ -72,6 +73,7 @@ else:
         reserve,
         sync_data,
         tell_of_writes,
+        try_start_time,
         uptime,
     )
 
@@ -97,5 +99,6 @@ __all__ = [
     "reserve",
     "sync_data",
     "tell_of_writes",
+    "try_start_time",
     "uptime",
 ]

@@ -141,7 +141,11 @@ def uptime() -> int:
     return 0
 
 
-def own_token(pid: int, _: int = 0) -> str:
+def try_start_time(pid: int, since: int) -> None:
+    """Nothing, likewise."""
+
+
+def own_token(pid: int, since: int | None = None) -> str:
     """The start token of this process or of its unreaped child, whose number is theirs for sure."""
     token = ProcessHandle(pid).token()
     assert token is not None, f"process {pid} was reaped by somebody else"

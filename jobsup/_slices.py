@@ -38,7 +38,10 @@ def take_short_slices() -> bool:
 def can_take_short_slices() -> bool:
     """Whether a fork of this process can, and has children that are scheduled as this one is."""
     ours = scheduling()
-    fork = os.fork()
+    try:
+        fork = os.fork()
+    except OSError:
+        return False
     if fork:
         return os.waitpid(fork, 0)[1] == 0
     try:

@@ -76,7 +76,9 @@ class Spare:
         host = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
         job, wakeup = self._begin_job(host, message, fds)
         self._note()  # not before: the fork takes a core that the report needs
-        while self._may_take_another(job, is_clean=_monitor_main.run(job, wakeup)):
+        # Where the order came by a stream, what we said next might be read as one with the report.
+        has_line = not message.endswith(b" ")
+        while self._may_take_another(job, is_clean=_monitor_main.run(job, wakeup)) and has_line:
             self._let_go(job, host)
             self._take_short_slices()
             message, fds = self._receive(host, self._reusable_until)

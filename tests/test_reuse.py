@@ -13,7 +13,7 @@ from test_start import as_root
 from jobsup import Outcome
 from jobsup._launch import LAUNCHER
 
-KERNEL = tuple(map(int, platform.release().split(".")[:2]))
+KERNEL = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 pytestmark = pytest.mark.skipif(not PROVES, reason="the portable path has no launcher")
 

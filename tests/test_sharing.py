@@ -131,11 +131,12 @@ def test_heap_that_is_ordered_otherwise_is_let_alone_soon() -> None:
 PREPARED = """
 import os, signal, socket
 signal.alarm(100)
+from jobsup._board import Board
 from jobsup._launcher import _Launcher
 from jobsup._spawn import Inheritance
 
 control, host = socket.socketpair()
-launcher = _Launcher(control, 0, 0, Inheritance.take())
+launcher = _Launcher(control, 0, 0, Inheritance.take(), Board())
 held = len(os.listdir("/proc/self/fd"))
 for _ in launcher._prepare():
     pass
