@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final
 
 from jobsup import _events
@@ -97,10 +97,10 @@ def _verdict(job_dir: JobDir, orphaned: JobRecord) -> JobRecord | None:
     assert orphaned.monitor is not None
     moved = moved_since(orphaned.monitor.token)
     if moved is None:
-        tree = StrayTree(orphaned)
-        exit = tree.peek()
-        if not tree.is_empty():
-            return None
+        with closing(StrayTree(orphaned)) as tree:
+            exit = tree.peek()
+            if not tree.is_empty():
+                return None
         if exit and not orphaned.command_exited:
             orphaned = advance(orphaned, CommandExited(exit.exit_code, exit.signal))
     return advance(orphaned, TreeEmptied(now(), proved=moved == "reboot", lost_reason=moved))

@@ -57,6 +57,11 @@ class StrayTree:
         self._forced = 0
         self._is_pinned = False
 
+    def close(self) -> None:
+        """Let go of the command, where this process lives on without the tree."""
+        if self._handle:
+            self._handle.close()
+
     def fileno(self) -> int | None:
         return self._handle.fileno() if self._handle else None
 

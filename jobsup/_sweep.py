@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,12 +59,12 @@ def sweep_launch(store: StoreDir, job_id: str, wait: float = 0.0) -> bool:
         return False
     try:
         if unborn.has_begun():
-            tree = StrayTree(_record_of(unborn))
             deadline = time.monotonic() + _SWEEP_SECONDS
-            while not tree.is_empty():
-                tree.force()
-                if time.monotonic() > deadline:
-                    return False  # the directory stays, and tells the next sweep
+            with closing(StrayTree(_record_of(unborn))) as tree:
+                while not tree.is_empty():
+                    tree.force()
+                    if time.monotonic() > deadline:
+                        return False  # the directory stays, and tells the next sweep
         unborn.remove()
         store.unmark_active(job_id)
     finally:

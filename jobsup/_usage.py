@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
+
 import attrs
 import psutil
 
 from jobsup._identity import is_alive
 from jobsup._model import JobRecord
+from jobsup._stopplan import ProcessIdentity
 from jobsup._strays import StrayTree
 
 
@@ -29,7 +33,10 @@ def tree_usage(record: JobRecord) -> TreeUsage:
     """Of everything below the job's monitor and its command."""
     found: dict[int, psutil.Process] = {}
     # Below an adopter nobody is its child: there they are found by looking.
-    strays = StrayTree(record).members() if record.adoptions else []
+    strays: Sequence[ProcessIdentity] = ()
+    if record.adoptions:
+        with closing(StrayTree(record)) as tree:
+            strays = tree.members()
     for identity in (record.monitor, record.command, *strays):
         if identity is None or not is_alive(identity):
             continue
