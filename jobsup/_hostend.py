@@ -20,8 +20,8 @@ from jobsup._surroundings import Surroundings
 _HELLO_BYTES: Final = 4096
 _CREDENTIALS: Final = struct.Struct("iII")
 _LINGER_SECONDS: Final = 0.5
-_MOST_LINES: Final = 4
-"""To monitors that may take another order: each is a descriptor of the host's."""
+_MOST_KEPT: Final = 4
+"""Lines to monitors that may take another order: each is a descriptor of the host's."""
 
 RunInterpreter = Callable[[str, socket.socket, Sequence[int]], None]
 Prepare = Callable[[Order], Order]
@@ -53,9 +53,18 @@ def handing_over(theirs: socket.socket) -> Iterator[None]:
 
 
 def close_in_child() -> None:
+    """All that the host has here, whatever its other threads were about to do with it."""
     for theirs in _handed_over:
         theirs.close()
+    for line in tuple(_lines):
+        line.close()
     _handed_over.clear()
+    _kept.clear()
+
+
+def is_told_by_the_system(error: OSError) -> bool:
+    """Or else by a signal handler of the host, that has had enough: a TimeoutError of its own."""
+    return error.errno is not None
 
 
 def converse(ours: socket.socket, order: bytes) -> bytes:
@@ -72,17 +81,20 @@ def converse(ours: socket.socket, order: bytes) -> bytes:
     try:
         while Report.from_bytes(answer) is None and (part := ours.recv(1 << 16)):
             answer += part
-    except OSError:  # reset; or somebody closed our number
-        pass
+    except OSError as error:  # reset; or somebody closed our number
+        if not is_told_by_the_system(error):
+            raise
     return answer
 
 
 class _Line:
     """A socket of ours, for as long as its number is: a daemon closes all that it finds open."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, launcher: HostEnd) -> None:
         self.end = end
+        self.launcher = launcher
         self._identity = self._look()
+        _lines.add(self)
 
     def _look(self) -> tuple[int, int] | None:
         with suppress(OSError):
@@ -115,19 +127,31 @@ class _Line:
         self.close()
 
 
+# No lock: a signal handler may start a job, too. One step changes each of these.
+_lines: Final[WeakSet[_Line]] = WeakSet()
+_kept: Final[list[_Line]] = []
+"""Those to monitors that have jobs of ours, or had; the oldest first."""
+
+
+def drop_kept() -> bool:
+    """Close them, where descriptors are wanted; whether there was one."""
+    dropped = False
+    with suppress(IndexError):
+        while True:
+            _kept.pop().close()
+            dropped = True
+    return dropped
+
+
 class HostEnd:
     """One launcher.  It ends when this end is closed, or this process is gone."""
 
     def __init__(self, run_interpreter: RunInterpreter, thread: int) -> None:
         """Of that thread.  Raises OSError where none can be had."""
         self._thread = thread
-        # No lock: a signal handler may start a job, too. One step changes each of these.
-        self._kept: list[_Line] = []
-        """To monitors that have jobs of ours, or had."""
-        self._most_kept = _MOST_LINES
-        self._in_use: WeakSet[_Line] = WeakSet()
+        self._is_closed = False
         control, theirs = socket_pair(socket.SOCK_SEQPACKET)
-        self._control = _Line(control)
+        self._control = _Line(control, self)
         try:
             with handing_over(theirs):
                 # The kernel then tells us its pid, in our own pid namespace.  unix(7)
@@ -206,7 +230,9 @@ class HostEnd:
         while self._finds_returned(lines):
             try:
                 lines[-1].end.sendmsg(message, _rights(fds), socket.MSG_NOSIGNAL)
-            except OSError:  # it was killed, or went just now
+            except OSError as error:  # it was killed, or went just now
+                if not is_told_by_the_system(error):
+                    raise
                 self._release(lines.pop(), keep=False)
             else:
                 return b""
@@ -222,10 +248,9 @@ class HostEnd:
 
     def _finds_returned(self, lines: list[_Line]) -> bool:
         """Whether there is a monitor whose job has ended, and that waits for another."""
-        for line in tuple(self._kept):
-            self._in_use.add(line)
+        for line in [line for line in _kept if line.launcher is self]:
             with suppress(ValueError):  # another thread has it
-                self._kept.remove(line)
+                _kept.remove(line)
                 lines.append(line)
                 said = line.heard()
                 if said:
@@ -242,28 +267,27 @@ class HostEnd:
     ) -> None:
         ours, theirs = socket_pair(kind)
         with handing_over(theirs):
-            lines.append(_Line(ours))
-            self._in_use.add(lines[-1])
+            lines.append(_Line(ours, self))
             rights = _rights([theirs.fileno(), *fds])
             self._control.end.sendmsg(message, rights, socket.MSG_NOSIGNAL)
 
     def _release(self, line: _Line, *, keep: bool) -> None:
-        """Keep it, if there are not too many of them, or close it."""
-        if keep:
-            self._kept.append(line)
-        else:
+        """Keep it, and no more such than there may be, or close it."""
+        if not keep or self._is_closed:
             line.close()
-        self._in_use.discard(line)
+            return
+        _kept.append(line)
         with suppress(IndexError):
-            while len(self._kept) > self._most_kept:
-                self._kept.pop(0).close()
+            while len(_kept) > _MOST_KEPT:
+                _kept.pop(0).close()
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""
-        self._most_kept = 0
-        with suppress(IndexError):
-            while True:
-                self._kept.pop().close()
+        self._is_closed = True
+        for line in [line for line in _kept if line.launcher is self]:
+            with suppress(ValueError):
+                _kept.remove(line)
+                line.close()
         is_ours = self._control.is_ours()
         self._control.close()
         if linger and is_ours:
@@ -271,11 +295,6 @@ class HostEnd:
                 poll = select.poll()
                 poll.register(os.pidfd_open(self._pid), select.POLLIN)
                 poll.poll(_LINGER_SECONDS * 1000)
-
-    def close_in_child(self) -> None:
-        """In a fork of the host, whose other threads are gone."""
-        for line in [self._control, *self._kept, *self._in_use]:
-            line.close()
 
 
 def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:

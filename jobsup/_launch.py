@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from jobsup._control import RELAUNCH, Order, Report
-from jobsup._hostend import HostEnd, close_in_child, converse, handing_over, socket_pair
+from jobsup._hostend import (
+    HostEnd,
+    close_in_child,
+    converse,
+    drop_kept,
+    handing_over,
+    is_told_by_the_system,
+    socket_pair,
+)
 from jobsup._jobdir import StoreDir
 from jobsup._layout import lay_out
 from jobsup._platform import NAME, PORTABLE
@@ -91,12 +99,18 @@ def _laid_out(order: Order) -> Order:
     return order
 
 
-def _is_untouched(order: Order) -> bool:
-    """Whether its directory is there, and no monitor has begun."""
-    unborn = StoreDir(order.root).unborn(order.job_id)
+def _is_laid_out(order: Order) -> bool:
     with suppress(OSError):
-        return unborn.exists() and not unborn.has_begun()
+        return StoreDir(order.root).unborn(order.job_id).exists()
     return False
+
+
+def _has_begun(order: Order) -> bool:
+    """Whether a monitor has, or may have: nobody else is to carry it out then."""
+    store = StoreDir(order.root)
+    with suppress(OSError):  # looked at second: it is renamed from the first
+        return store.unborn(order.job_id).has_begun() or store.job(order.job_id).exists()
+    return True
 
 
 def _launch_interpreter(order: Order) -> bytes:
@@ -108,6 +122,8 @@ def _launch_interpreter(order: Order) -> bytes:
                 _run_interpreter("jobsup._monitor_main", theirs, keep, order.verb)
             return converse(ours, _laid_out(order).to_bytes())
     except OSError as error:
+        if not is_told_by_the_system(error):
+            raise
         reason = error.strerror or str(error)
         raise SpawnError("monitor", order.root, reason) from error
 
@@ -164,18 +180,22 @@ class _Launchers:
     def launch(self, order: Order) -> bytes | None:
         """What the monitor said; None if it has not begun, and an interpreter must do it."""
         here = surroundings()
+        if here is None and drop_kept():  # there may have been no descriptor left
+            here = surroundings()
         launcher = self._fitting(here) if here else None
         if here is None or launcher is None:
             return None
         try:
             answer = launcher.launch(order, here, _laid_out)
-        except OSError:  # it is gone, or something cannot be handed over
-            return None
+        except OSError as error:  # it is gone, or something cannot be handed over
+            if not is_told_by_the_system(error):
+                raise
+            return b"" if _has_begun(order) else None
         report = Report.from_bytes(answer)
         if report is None:
             # Nobody holds the order any more, whoever of the two was killed; a
             # launcher may look alive yet.
-            return None if _is_untouched(order) else answer
+            return None if _is_laid_out(order) and not _has_begun(order) else answer
         return None if report.stage == RELAUNCH else answer
 
     def _fitting(self, here: Surroundings) -> HostEnd | None:
@@ -191,10 +211,11 @@ class _Launchers:
     def _find_or_begin(self, here: Surroundings) -> HostEnd | None:
         key = here.fingerprint
         if key in self._known:
-            found = self._known.pop(key)
+            found = self._known[key]
             if found is None or found.is_usable():
-                self._known[key] = found  # the last used is the last to go
+                self._known[key] = self._known.pop(key)  # the last used is the last to go
                 return found
+            self._known.pop(key)
             found.close()
         while len(self._known) >= _MAX_LAUNCHERS:
             oldest = self._known.pop(next(iter(self._known)))
@@ -224,10 +245,6 @@ class _Launchers:
             launcher.close(linger=True)
         self._known.clear()
 
-    def close_in_child(self) -> None:
-        for launcher in filter(None, self._known.values()):
-            launcher.close_in_child()
-
 
 _launchers = _Launchers()
 
@@ -236,7 +253,6 @@ def _forget_in_child() -> None:
     """A fork of the host has launchers of its own; the lock may have been held by a lost thread."""
     global _launchers  # noqa: PLW0603 - one per process is what it is for
     close_in_child()
-    _launchers.close_in_child()
     _launchers = _Launchers()
 
 

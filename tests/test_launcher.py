@@ -109,6 +109,38 @@ assert {job.wait(timeout=30).outcome for job in jobs} == {Outcome.SUCCEEDED}
     run_host(store, WARM + body)
 
 
+def test_timeout_of_a_signal_handler_runs_nothing_twice(store: WatchedStore) -> None:
+    body = """
+import random, time
+def give_up(*_):
+    global is_starting
+    if is_starting:
+        is_starting = False
+        raise TimeoutError("from the handler")
+def work():
+    for _ in range(200):
+        time.sleep(random.uniform(0, 0.003))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+is_starting, count, told, thread = False, 0, set(), threading.Thread(target=work)
+signal.signal(signal.SIGUSR1, give_up)
+thread.start()
+while thread.is_alive():
+    count += 1
+    try:
+        is_starting = True
+        store.start(["sh", "-c", f"echo {count} >> runs"], cwd=store.root)
+        is_starting = False
+    except (TimeoutError, SpawnError) as error:
+        told.add(type(error))
+thread.join()
+assert TimeoutError in told, told
+store.wait(store.list(), timeout=30)
+runs = (store.root / "runs").read_text().split()
+assert len(runs) == len(set(runs)), sorted(runs)
+"""
+    run_host(store, WARM + body)
+
+
 def test_interrupted_start_keeps_no_line_to_a_monitor(store: WatchedStore) -> None:
     body = """
 import random, time
@@ -487,6 +519,22 @@ def test_monitor_that_ended_is_reaped(store: WatchedStore) -> None:
 def spares_below(launcher: int) -> bool:
     children = children_of(launcher)
     return 0 < len(children) <= 2 and spares().issuperset(children)
+
+
+def test_settled_jobs_leave_their_reader_no_descriptor(store: WatchedStore) -> None:
+    body = """
+os.environ["JOBSUP_LAUNCHER"] = "0"  # nobody adopts them at once
+def settled():
+    job = store.start(["sleep", "100"])
+    record = job.status()
+    os.kill(record.monitor.pid, signal.SIGKILL)
+    os.kill(record.command.pid, signal.SIGKILL)
+    assert job.wait(timeout=30).outcome is not None
+    return len(os.listdir("/proc/self/fd"))
+first = settled()
+assert [settled() for _ in range(5)][-1] <= first
+"""
+    run_host(store, body)
 
 
 # -- none ----------------------------------------------------------------------
