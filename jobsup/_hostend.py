@@ -106,12 +106,12 @@ class _Line:
         return self._look() == self._identity is not None
 
     def heard(self) -> bytes | None:
-        """What the monitor says that would take another order, and that has one; None if gone."""
+        """What the monitor says: that it is idle, or nothing while it works; None if it is gone."""
+        if not self.is_ours():
+            return None
         try:
-            return (
-                (self.end.recv(len(IDLE), socket.MSG_DONTWAIT) or None) if self.is_ours() else None
-            )
-        except BlockingIOError:  # it is at work
+            return self.end.recv(len(IDLE), socket.MSG_DONTWAIT) or None
+        except BlockingIOError:
             return b""
         except OSError:
             return None

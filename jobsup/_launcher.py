@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from jobsup import _birth, _monitor_main, _spare
+from jobsup import _birth, _board, _monitor_main, _slices, _spare
 from jobsup._board import Board
 from jobsup._control import Order
 from jobsup._imposed import imposed
@@ -93,7 +93,7 @@ class _Launcher:
             self._board.allow_short_slices()
         yield
         gc.collect()
-        modules = (_spare, _birth, _monitor_main, sys.modules[__name__])
+        modules = (_board, _slices, _spare, _birth, _monitor_main, sys.modules[__name__])
         more = itertools.chain(*map(_sharing.functions_of, modules))
         _sharing.pack_code(self._rehearse, more)
         yield
