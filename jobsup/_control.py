@@ -342,7 +342,7 @@ class Report(Value):
     reason: str = ""
 
     def to_bytes(self) -> bytes:
-        return json.dumps(as_dict(self)).encode() + b"\n"
+        return json_line(as_dict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Report | None:

@@ -9,7 +9,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 from weakref import WeakSet
@@ -135,12 +135,16 @@ _kept: Final[list[_Line]] = []
 
 def drop_kept() -> bool:
     """Close them, where descriptors are wanted; whether there was one."""
-    dropped = False
-    with suppress(IndexError):
-        while True:
-            _kept.pop().close()
-            dropped = True
-    return dropped
+    dropped = tuple(_kept)
+    _drop(dropped)
+    return bool(dropped)
+
+
+def _drop(lines: Iterable[_Line]) -> None:
+    for line in lines:
+        with suppress(ValueError):  # another thread has it
+            _kept.remove(line)
+            line.close()
 
 
 class HostEnd:
@@ -277,17 +281,12 @@ class HostEnd:
             line.close()
             return
         _kept.append(line)
-        with suppress(IndexError):
-            while len(_kept) > _MOST_KEPT:
-                _kept.pop(0).close()
+        _drop(_kept[:-_MOST_KEPT])
 
     def close(self, *, linger: bool = False) -> None:
         """Let it go, and with *linger* wait a moment until it is gone."""
         self._is_closed = True
-        for line in [line for line in _kept if line.launcher is self]:
-            with suppress(ValueError):
-                _kept.remove(line)
-                line.close()
+        _drop([line for line in _kept if line.launcher is self])
         is_ours = self._control.is_ours()
         self._control.close()
         if linger and is_ours:
