@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import secrets
 import select
@@ -43,6 +44,8 @@ TIMEOUT = 30.0
 
 PROVES = NAME == "linux"
 """Whether the kernel proves that a tree is empty; the portable path only looks."""
+KERNEL = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+"""The first two numbers of its release."""
 UNPROVEN = None if PROVES else "unproven"
 
 settings.register_profile("jobsup", deadline=None)  # a loaded machine is no failure

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROVES, held
+from conftest import KERNEL, PROVES, held
 from pid_reuse import LAST_PID, SCENARIOS
 
 from jobsup import _linux
@@ -17,7 +16,7 @@ from jobsup import _linux
 PROGRAM = Path(__file__).with_name("pid_reuse.py")
 # A shell is the first process, to reap what is orphaned.
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
-TELLS_TWINS_APART = tuple(map(int, platform.release().split("-")[0].split(".")[:2])) >= (6, 9)
+TELLS_TWINS_APART = KERNEL >= (6, 9)
 """Whether a process has an inode number that no other process of this boot has."""
 
 

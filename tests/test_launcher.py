@@ -109,67 +109,60 @@ assert {job.wait(timeout=30).outcome for job in jobs} == {Outcome.SUCCEEDED}
     run_host(store, WARM + body)
 
 
-def test_timeout_of_a_signal_handler_runs_nothing_twice(store: WatchedStore) -> None:
-    body = """
+RAISED = """
 import random, time
 def give_up(*_):
     global is_starting
     if is_starting:
         is_starting = False
-        raise TimeoutError("from the handler")
+        raise error
 def work():
     for _ in range(200):
         time.sleep(random.uniform(0, 0.003))
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-is_starting, count, told, thread = False, 0, set(), threading.Thread(target=work)
-signal.signal(signal.SIGUSR1, give_up)
-thread.start()
-while thread.is_alive():
-    count += 1
-    try:
-        is_starting = True
-        store.start(["sh", "-c", f"echo {count} >> runs"], cwd=store.root)
-        is_starting = False
-    except (TimeoutError, SpawnError) as error:
-        told.add(type(error))
-thread.join()
-assert TimeoutError in told, told
+def start_while_raising(argv_of):
+    "What start() raised while a signal handler raises the error now and then."
+    global is_starting
+    count, told, thread = 0, [], threading.Thread(target=work)
+    signal.signal(signal.SIGUSR1, give_up)
+    thread.start()
+    while thread.is_alive():
+        count += 1
+        try:
+            is_starting = True
+            store.start(argv_of(count), cwd=store.root)
+            is_starting = False
+        except (KeyboardInterrupt, TimeoutError, SpawnError) as raised:
+            told.append(type(raised))
+    thread.join()
+    assert error in told, (told, "it came too late each time")
+    return told
+is_starting = False
+"""
+
+
+def test_timeout_of_a_signal_handler_runs_nothing_twice(store: WatchedStore) -> None:
+    body = """
+error = TimeoutError
+told = start_while_raising(lambda count: ["sh", "-c", f"echo {count} >> runs"])
+assert set(told) <= {TimeoutError, SpawnError}, told
 store.wait(store.list(), timeout=30)
 runs = (store.root / "runs").read_text().split()
 assert len(runs) == len(set(runs)), sorted(runs)
 """
-    run_host(store, WARM + body)
+    run_host(store, WARM + RAISED + body)
 
 
 def test_interrupted_start_keeps_no_line_to_a_monitor(store: WatchedStore) -> None:
     body = """
-import random, time
 from launchers import open_files
-def interrupt(*_):
-    global is_starting
-    if is_starting:
-        is_starting = False
-        raise KeyboardInterrupt
-def work():
-    for _ in range(200):
-        time.sleep(random.uniform(0, 0.003))
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-is_starting, interrupted, thread = False, 0, threading.Thread(target=work)
-signal.signal(signal.SIGUSR1, interrupt)
-thread.start()
-while thread.is_alive():
-    try:
-        is_starting = True
-        store.start(["true"])
-        is_starting = False
-    except KeyboardInterrupt:
-        interrupted += 1
-thread.join()
-assert interrupted, "it came too late each time"
+error = KeyboardInterrupt
+told = start_while_raising(lambda count: ["true"])
+assert set(told) == {KeyboardInterrupt}, told
 lines = [name for name in open_files(os.getpid()) if name.startswith("socket:")]
-assert len(lines) <= 1 + 4, (lines, interrupted)  # the launcher's, too
+assert len(lines) <= 1 + 4, (lines, len(told))  # the launcher's, too
 """
-    run_host(store, WARM + body)
+    run_host(store, WARM + RAISED + body)
 
 
 def test_launcher_serves_an_event_loop(store: WatchedStore) -> None:

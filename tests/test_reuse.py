@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 
 import pytest
-from conftest import PROVES, WatchedStore, run_host, wait_gone
+from conftest import KERNEL, PROVES, WatchedStore, run_host, wait_gone
 from launchers import WARM
 from test_start import as_root
 
 from jobsup import Outcome
 from jobsup._launch import LAUNCHER
-
-KERNEL = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 pytestmark = pytest.mark.skipif(not PROVES, reason="the portable path has no launcher")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import secrets
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROVES, TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait
+from conftest import KERNEL, PROVES, TIMEOUT, Gate, WatchedStore, eventually, kill_and_wait
 from witnesses import client, compiled, kill_all, living, named
 
 from jobsup import Job, JobRecord, JobState, JobStore, Outcome
@@ -43,7 +42,7 @@ UNFINDABLE_LATE = {*UNFINDABLE, "cleared"}
 """Likewise, once the command is dead too."""
 
 each_tree = pytest.mark.parametrize("tree", TREES)
-EXIT_STATUS_SURVIVES = PROVES and tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
+EXIT_STATUS_SURVIVES = PROVES and KERNEL >= (6, 15)
 """Whether an adopter learns the exit status: PIDFD_INFO_EXIT."""
 
 
